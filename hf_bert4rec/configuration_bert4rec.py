@@ -1,0 +1,121 @@
+"""
+Configuration of BERT4Rec: every number that fixes the architecture.
+
+*Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
+(CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
+
+*Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin` and
+`head_layer_norm` are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
+"""
+
+from huggingface_hub.dataclasses import strict
+
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+
+@strict
+class Bert4RecConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`Bert4RecModel`] and [`Bert4RecForMaskedLM`].
+
+    Args:
+        vocab_size (`int`, *optional*, defaults to 3709):
+            Number of tokens: the items of the catalogue and the special tokens (padding, mask, unknown).
+        hidden_size (`int`, *optional*, defaults to 64):
+            Width of item, position and hidden vectors; a multiple of `num_attention_heads`.
+        num_hidden_layers (`int`, *optional*, defaults to 2):
+            Number of Transformer blocks.
+        num_attention_heads (`int`, *optional*, defaults to 2):
+            Number of attention heads in each block.
+        intermediate_size (`int`, *optional*, defaults to 256):
+            Width of the feed-forward layer.
+        hidden_act (`str`, *optional*, defaults to `"gelu"`):
+            Activation of the feed-forward layer and of the head.
+        hidden_dropout_prob (`float`, *optional*, defaults to 0.2):
+            Dropout after the embeddings and after both halves of each block.
+        attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):
+            Dropout on the attention weights; it costs a third of a training step on a CPU.
+        max_position_embeddings (`int`, *optional*, defaults to 200):
+            Length of the window: of a longer history the newest events are kept, [MASK] included.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial weights.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-12):
+            Epsilon of the layer norms.
+        norm_position (`str`, *optional*, defaults to `"post"`):
+            Where the layer norm of a block stands: `"post"`, after the residual sum (the paper), or `"pre"`, before each
+            half of the block, with one more norm after the last block.
+        position_origin (`str`, *optional*, defaults to `"oldest"`):
+            Which event of the window has position 0: the `"oldest"` (the paper) or the `"newest"`.
+        head_layer_norm (`bool`, *optional*, defaults to `True`):
+            Whether the head normalises GELU(h W + b) before the product with the item embeddings, as the authors' code
+            and BERT do; the paper's equation does not.
+        is_decoder (`bool`, *optional*, defaults to `False`):
+            Whether attention is causal: an event sees itself and older events only.
+        pad_token_id (`int`, *optional*, defaults to 0):
+            Token of the padding.
+        mask_token_id (`int`, *optional*, defaults to 1):
+            Token of [MASK], the hidden item.
+        unk_token_id (`int`, *optional*, defaults to 2):
+            Token of an unknown item.
+        tie_word_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether the head scores with the input item embeddings.
+
+    Raises:
+        ValueError: If a field has a value that no model can be built from; the message names field, value and remedy.
+
+    Example:
+        >>> config = Bert4RecConfig(vocab_size=103, norm_position="pre")
+        >>> config.hidden_size, config.norm_position
+        (64, 'pre')
+    """
+
+    model_type = "bert4rec"
+
+    vocab_size: int = 3709
+    hidden_size: int = 64
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 256
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.2
+    attention_probs_dropout_prob: float | int = 0.0
+    max_position_embeddings: int = 200
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-12
+    norm_position: str = "post"
+    position_origin: str = "oldest"
+    head_layer_norm: bool = True
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    use_cache: bool = False
+    pad_token_id: int | None = 0
+    mask_token_id: int | None = 1
+    unk_token_id: int | None = 2
+    tie_word_embeddings: bool = True
+
+    def validate_architecture(self):
+        """Called by `@strict` after each construction; raises `ValueError` in one line."""
+        if self.norm_position not in ("post", "pre"):
+            raise ValueError(f"norm_position is {self.norm_position!r}; choose 'post' or 'pre'.")
+        if self.position_origin not in ("oldest", "newest"):
+            raise ValueError(f"position_origin is {self.position_origin!r}; choose 'oldest' or 'newest'.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACT2FN)}.")
+        sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*sizes, "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
+                "change one of the two."
+            )
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give a share from 0 up to, not including, 1.")
+        if self.add_cross_attention:
+            raise ValueError("add_cross_attention is True; BERT4Rec has no encoder to attend to, leave it False.")
+
+
+__all__ = ["Bert4RecConfig"]

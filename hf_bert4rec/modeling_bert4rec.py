@@ -1,0 +1,412 @@
+"""
+BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transformer blocks, a head over the catalogue.
+
+*Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
+(CIKM 2019), sections 3.2-3.5; blocks from `transformers.models.bert` (`norm_position="post"`) and
+`transformers.models.roberta_prelayernorm` (`"pre"`). Names of weights are BERT's, with `bert4rec.` for `bert.`.
+
+*Differences:* no segment embeddings; the embeddings are normalised as in the authors' code; positions are counted from
+the attention mask, so that padding never moves an event; only positions that carry a label, or are asked for by
+`logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
+"""
+
+import torch
+from torch import nn
+
+from transformers import initialization as init
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.models.bert.modeling_bert import (
+    BertCrossAttention,
+    BertEncoder,
+    BertLayer,
+    BertPredictionHeadTransform,
+    BertSelfAttention,
+)
+from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
+    RobertaPreLayerNormEncoder,
+    RobertaPreLayerNormLayer,
+    RobertaPreLayerNormSelfAttention,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_bert4rec import Bert4RecConfig
+from .losses import catalogue_cross_entropy
+
+
+class Bert4RecEmbeddings(nn.Module):
+    """Item embedding + learned position embedding, normalised (section 3.4 of the paper; no segments)."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None,
+        inputs_embeds: torch.Tensor | None,
+        position_ids: torch.LongTensor,
+    ) -> torch.Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
+        return self.dropout(self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids)))
+
+
+class Bert4RecPredictionHead(nn.Module):
+    """LayerNorm(GELU(h W + b)) E^T + b over the catalogue; E is the input item embedding."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)
+        if not config.head_layer_norm:
+            self.transform.LayerNorm = nn.Identity()
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)
+
+
+class Bert4RecItemHead(nn.Module):
+    """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.predictions = Bert4RecPredictionHead(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.predictions(hidden_states)
+
+
+class Bert4RecPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and saving, as for every model of Transformers."""
+
+    config: Bert4RecConfig
+    config_class = Bert4RecConfig
+    base_model_prefix = "bert4rec"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Bert4RecEmbeddings", "BertLayer", "RobertaPreLayerNormLayer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": [BertLayer, RobertaPreLayerNormLayer],
+        "attentions": [BertSelfAttention, RobertaPreLayerNormSelfAttention],
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, Bert4RecPredictionHead):
+            init.zeros_(module.bias)
+
+
+class Bert4RecModel(Bert4RecPreTrainedModel):
+    r"""
+    The encoder: histories of item tokens in, one vector per position out.
+
+    Args:
+        config ([`Bert4RecConfig`]): The architecture.
+
+    Example:
+        >>> import torch
+        >>> from hf_bert4rec import Bert4RecConfig, Bert4RecModel
+        >>> model = Bert4RecModel(Bert4RecConfig(vocab_size=103))
+        >>> model(torch.tensor([[5, 9, 1]])).last_hidden_state.shape
+        torch.Size([1, 3, 64])
+    """
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.gradient_checkpointing = False
+        self.embeddings = Bert4RecEmbeddings(config)
+        is_pre_norm = config.norm_position == "pre"
+        self.encoder = RobertaPreLayerNormEncoder(config) if is_pre_norm else BertEncoder(config)
+        # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_pre_norm else nn.Identity()
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding):
+        self.embeddings.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        positions_to_keep: torch.BoolTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Tokens of each history, oldest event first, padded on either side.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for events, 0 for padding; by default every token but the padding token. A mask of shape
+                `(batch_size, 1, sequence_length, sequence_length)` is used as it is. Events older than the newest
+                `max_position_embeddings` count as padding.
+            position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                By default counted from the attention mask.
+            inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
+                Item vectors instead of `input_ids`.
+            positions_to_keep (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Where an output is wanted; the last block computes no other.
+
+        Returns:
+            [`BaseModelOutput`] with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`, or
+            `(number of positions to keep, hidden_size)` in row order.
+
+        Raises:
+            ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, or if a 4-D mask comes with more
+                events than there are positions.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds; found both or neither.")
+        attention_mask = self._mask_of_kept_events(input_ids, inputs_embeds, attention_mask)
+        if position_ids is None:
+            tokens = input_ids if inputs_embeds is None else inputs_embeds
+            position_ids = self._positions(attention_mask, tokens)
+        hidden_states = self.embeddings(input_ids, inputs_embeds, position_ids)  # (batch, length, hidden)
+        is_padding_mask = attention_mask is None or attention_mask.ndim == 2
+        create_mask = create_causal_mask if self.config.is_decoder else create_bidirectional_mask
+        causal_kwargs = {"past_key_values": None} if self.config.is_decoder else {}
+        attention_mask = create_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, **causal_kwargs
+        )
+        if positions_to_keep is None:
+            hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state
+        elif self._can_skip_positions(attention_mask, kwargs):
+            for layer in self.encoder.layer[:-1]:
+                hidden_states = layer(hidden_states, attention_mask, **kwargs)
+            # All rows of a bidirectional padding mask are equal: one is enough.
+            if attention_mask is not None and is_padding_mask and not self.config.is_decoder:
+                attention_mask = attention_mask[:, :, :1]
+            hidden_states = self._last_layer_at(positions_to_keep, hidden_states, attention_mask, **kwargs)
+        else:
+            hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state[positions_to_keep]
+        return BaseModelOutput(last_hidden_state=self.LayerNorm(hidden_states))
+
+    def _mask_of_kept_events(self, input_ids, inputs_embeds, attention_mask) -> torch.Tensor | None:
+        """The attention mask less the events beyond the newest `max_position_embeddings`; `None`: all are kept."""
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        max_length = self.config.max_position_embeddings
+        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        if attention_mask is None:
+            if length <= max_length:
+                return None
+            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+        if attention_mask.ndim != 2:
+            if length > max_length:
+                raise ValueError(
+                    f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
+                    "does not say which are the newest; shorten the input or give a 2-D mask."
+                )
+            return attention_mask
+        if length <= max_length:
+            return attention_mask
+        is_event = attention_mask.to(torch.bool)
+        num_newer = is_event.flip(1).cumsum(1).flip(1) - is_event.long()
+        return is_event & (num_newer < max_length)
+
+    def _positions(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.LongTensor:
+        """Position of each event within its own history, from the end that `position_origin` names."""
+        from_newest = self.config.position_origin == "newest"
+        if attention_mask is None or attention_mask.ndim != 2:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, length)
+            return positions.flip(1) if from_newest else positions
+        is_event = attention_mask.to(torch.long)
+        counts = is_event.flip(1).cumsum(1).flip(1) if from_newest else is_event.cumsum(1)  # (batch, length)
+        return (counts - 1).clamp(min=0)
+
+    def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
+        """The last block can be cut to some positions where each query can carry its own row of the mask."""
+        wants_all = any(
+            kwargs.get(name, getattr(self.config, name, False)) for name in ("output_attentions", "output_hidden_states")
+        )
+        # Without a mask a causal kernel would take the chosen queries for the oldest ones; a compiler needs fixed shapes.
+        return not (
+            wants_all
+            or self.config._attn_implementation not in ("sdpa", "eager")
+            or (self.config.is_decoder and attention_mask is None)
+            or torch.compiler.is_compiling()
+        )
+
+    def _last_layer_at(
+        self, positions_to_keep: torch.BoolTensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
+    ) -> torch.Tensor:
+        """
+        The last block, with queries and feed-forward at the chosen positions only, keys and values everywhere.
+
+        Returns:
+            `torch.Tensor` of shape `(number of positions to keep, hidden_size)`, in row order.
+        """
+        layer = self.encoder.layer[-1]
+        rows, columns = positions_to_keep.nonzero(as_tuple=True)
+        slots = positions_to_keep.cumsum(1)[rows, columns] - 1  # each kept position's place among those of its row
+        num_slots = int(slots.max()) + 1 if slots.numel() else 1
+        # Rows with fewer positions repeat their first event; what it gives is dropped below.
+        index = columns.new_zeros(hidden_states.shape[0], num_slots)  # (batch, slots)
+        index[rows, slots] = columns
+        if attention_mask is not None and attention_mask.shape[2] > 1:
+            row_index = index[:, None, :, None].expand(-1, attention_mask.shape[1], -1, attention_mask.shape[3])
+            attention_mask = attention_mask.expand(hidden_states.shape[0], -1, -1, -1).gather(2, row_index)
+
+        is_pre_norm = self.config.norm_position == "pre"
+        inputs = layer.attention.LayerNorm(hidden_states) if is_pre_norm else hidden_states
+        queries = inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2]))  # (batch, slots, hidden)
+        # BERT's cross-attention is its self-attention with queries of their own: the same projections, called as such.
+        attended, _ = BertCrossAttention.forward(
+            layer.attention.self, queries, encoder_hidden_states=inputs, attention_mask=attention_mask, **kwargs
+        )
+        attended = layer.attention.output(attended[rows, slots], hidden_states[rows, columns])  # (kept, hidden)
+        return layer.feed_forward_chunk(attended)
+
+
+class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
+    r"""
+    BERT4Rec with its head over the catalogue: predicts the items hidden behind [MASK].
+
+    Args:
+        config ([`Bert4RecConfig`]): The architecture.
+
+    Example:
+        >>> import torch
+        >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+        >>> model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=103)).eval()
+        >>> history = torch.tensor([[5, 9, 1]])  # two items, then [MASK]
+        >>> model(history, logits_to_keep=history == 1).logits.shape
+        torch.Size([1, 103])
+    """
+
+    _tied_weights_keys = {
+        "cls.predictions.decoder.weight": "bert4rec.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.bert4rec = Bert4RecModel(config)
+        self.cls = Bert4RecItemHead(config)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self.cls.predictions.decoder = new_embeddings
+        self.cls.predictions.bias = new_embeddings.bias
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        r"""
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: See [`Bert4RecModel.forward`].
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Token of the hidden item where one is hidden, -100 elsewhere.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                Which positions are projected on the catalogue. A boolean tensor of shape `(batch_size,
+                sequence_length)` gives logits of shape `(number of true positions, vocab_size)` in row order; an `int`
+                keeps the last positions (0: all); see `transformers.modeling_utils.slice_logits_to_keep`.
+            num_items_in_batch (`int`, *optional*):
+                What the summed loss is divided by: the labels of all accumulated batches and processes, as `Trainer`
+                counts them. By default the labels of this batch.
+
+        Returns:
+            [`MaskedLMOutput`]: `loss` where labels are given; `logits` of shape `(batch_size, sequence_length,
+            vocab_size)` or as `logits_to_keep` says. While training on labels `logits` is `None`: only labelled
+            positions are projected, a few at a time, and their scores are never held together.
+        """
+        encoder_inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        if labels is not None and self.training:
+            return self._training_step(encoder_inputs, labels, num_items_in_batch, kwargs)
+        keeps_mask = isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.dtype == torch.bool
+        positions_to_keep = logits_to_keep if keeps_mask and logits_to_keep.ndim == 2 else None
+        if positions_to_keep is not None and labels is not None:
+            positions_to_keep = positions_to_keep | labels.ne(-100)
+        outputs = self.bert4rec(**encoder_inputs, positions_to_keep=positions_to_keep, **kwargs)
+        hidden_states = outputs.last_hidden_state
+        loss = None
+        if labels is not None:
+            chosen = labels if positions_to_keep is None else labels[positions_to_keep]
+            loss = self._loss(hidden_states.flatten(0, -2), chosen.flatten(), num_items_in_batch)
+        if positions_to_keep is None:
+            hidden_states = slice_logits_to_keep(hidden_states, logits_to_keep)
+        else:
+            hidden_states = hidden_states[logits_to_keep[positions_to_keep]]
+        logits = self.cls(hidden_states)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def _training_step(self, encoder_inputs, labels, num_items_in_batch, kwargs) -> MaskedLMOutput:
+        """The loss at the labelled positions and nothing else."""
+        # A compiler needs shapes that do not depend on how many items are hidden.
+        positions_to_keep = None if torch.compiler.is_compiling() else labels.ne(-100)
+        outputs = self.bert4rec(**encoder_inputs, positions_to_keep=positions_to_keep, **kwargs)
+        labels = labels.flatten() if positions_to_keep is None else labels[positions_to_keep]
+        loss = self._loss(outputs.last_hidden_state.flatten(0, -2), labels, num_items_in_batch)
+        return MaskedLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+
+    def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
+        """Loss of `(num_labels, hidden_size)` states; -100 is ignored."""
+        head = self.cls.predictions
+        return catalogue_cross_entropy(
+            head.transform(hidden_states), head.decoder.weight, head.decoder.bias, labels, num_items_in_batch
+        )
+
+    def user_vectors(
+        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        r"""
+        The vector each history is ranked with: its product with `get_output_embeddings().weight`, plus the bias, is the
+        score of every item.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`): Histories with one [MASK] each.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*): 0 for padding.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, hidden_size)`.
+
+        Raises:
+            ValueError: If a history has not exactly one [MASK].
+        """
+        is_mask = input_ids == self.config.mask_token_id
+        if not bool((is_mask.sum(1) == 1).all()):
+            counts = is_mask.sum(1).unique().tolist()
+            raise ValueError(f"Each history needs exactly one [MASK]; found {counts} in a row. Append one to each.")
+        outputs = self.bert4rec(input_ids, attention_mask, positions_to_keep=is_mask, **kwargs)
+        return self.cls.predictions.transform(outputs.last_hidden_state)
+
+
+__all__ = ["Bert4RecForMaskedLM", "Bert4RecModel", "Bert4RecPreTrainedModel"]
