@@ -1,13 +1,52 @@
-"""BERT4Rec as an extension of Hugging Face Transformers."""
+"""
+BERT4Rec as an extension of Hugging Face Transformers: items are tokens, a user's history is a sequence.
+
+Importing the package registers its classes: afterwards `AutoModel.from_pretrained`, `AutoTokenizer.from_pretrained` and
+`pipeline("next-item-recommendation")` know a BERT4Rec folder.
+"""
 
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from .baselines import Markov, Popularity
+from .comparison import compare
 from .configuration_bert4rec import Bert4RecConfig
+from .data_collator import DataCollatorForCloze
+from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
-
+from .pipeline_recommendation import NextItemRecommendationPipeline
+from .sequences import EvaluationSequences, TrainingSequences
+from .tokenization_bert4rec import Bert4RecTokenizer
+from .training import SequenceOptions, train
 
 AutoConfig.register("bert4rec", Bert4RecConfig)
 AutoModel.register(Bert4RecConfig, Bert4RecModel)
 AutoModelForMaskedLM.register(Bert4RecConfig, Bert4RecForMaskedLM)
+AutoTokenizer.register(Bert4RecConfig, tokenizer_class=Bert4RecTokenizer)
+PIPELINE_REGISTRY.register_pipeline(
+    "next-item-recommendation",
+    pipeline_class=NextItemRecommendationPipeline,
+    pt_model=AutoModelForMaskedLM,
+    type="text",
+)
 
-__all__ = ["Bert4RecConfig", "Bert4RecForMaskedLM", "Bert4RecModel", "Bert4RecPreTrainedModel"]
+__all__ = [
+    "Bert4RecConfig",
+    "Bert4RecForMaskedLM",
+    "Bert4RecModel",
+    "Bert4RecPreTrainedModel",
+    "Bert4RecTokenizer",
+    "DataCollatorForCloze",
+    "EvaluationSequences",
+    "InteractionData",
+    "InteractionOptions",
+    "Markov",
+    "NextItemRecommendationPipeline",
+    "Popularity",
+    "SequenceOptions",
+    "TrainingSequences",
+    "compare",
+    "load_data",
+    "prepare",
+    "train",
+]

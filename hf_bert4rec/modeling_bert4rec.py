@@ -12,21 +12,18 @@ the attention mask, so that padding never moves an event; only positions that ca
 
 import torch
 from torch import nn
-
 from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.models.bert.modeling_bert import (
-    BertCrossAttention,
     BertEncoder,
-    BertLayer,
     BertPredictionHeadTransform,
     BertSelfAttention,
 )
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
     RobertaPreLayerNormEncoder,
-    RobertaPreLayerNormLayer,
     RobertaPreLayerNormSelfAttention,
 )
 from transformers.processing_utils import Unpack
@@ -36,6 +33,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
 from .losses import catalogue_cross_entropy
+from .pruned_layer import can_be_taken_apart, layer_at_positions
 
 
 class Bert4RecEmbeddings(nn.Module):
@@ -98,7 +96,7 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {
-        "hidden_states": [BertLayer, RobertaPreLayerNormLayer],
+        "hidden_states": GradientCheckpointingLayer,  # the blocks of either stack, and nothing else
         "attentions": [BertSelfAttention, RobertaPreLayerNormSelfAttention],
     }
 
@@ -164,11 +162,11 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             inputs_embeds (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`, *optional*):
                 Item vectors instead of `input_ids`.
             positions_to_keep (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Where an output is wanted; the last block computes no other.
+                Where an output is needed. Wherever it can, the last block computes and returns no other.
 
         Returns:
-            [`BaseModelOutput`] with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`, or
-            `(number of positions to keep, hidden_size)` in row order.
+            [`BaseModelOutput`] with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`, or, where
+            the last block was cut to the positions to keep, `(number of positions to keep, hidden_size)` in row order.
 
         Raises:
             ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, or if a 4-D mask comes with more
@@ -187,17 +185,17 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         attention_mask = create_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, **causal_kwargs
         )
-        if positions_to_keep is None:
+        if positions_to_keep is None or not self._can_skip_positions(attention_mask, kwargs):
             hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state
-        elif self._can_skip_positions(attention_mask, kwargs):
+        else:
             for layer in self.encoder.layer[:-1]:
                 hidden_states = layer(hidden_states, attention_mask, **kwargs)
             # All rows of a bidirectional padding mask are equal: one is enough.
             if attention_mask is not None and is_padding_mask and not self.config.is_decoder:
                 attention_mask = attention_mask[:, :, :1]
-            hidden_states = self._last_layer_at(positions_to_keep, hidden_states, attention_mask, **kwargs)
-        else:
-            hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state[positions_to_keep]
+            hidden_states = layer_at_positions(
+                self.encoder.layer[-1], positions_to_keep, hidden_states, attention_mask, **kwargs
+            )
         return BaseModelOutput(last_hidden_state=self.LayerNorm(hidden_states))
 
     def _mask_of_kept_events(self, input_ids, inputs_embeds, attention_mask) -> torch.Tensor | None:
@@ -234,9 +232,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         return (counts - 1).clamp(min=0)
 
     def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
-        """The last block can be cut to some positions where each query can carry its own row of the mask."""
+        """Whether the last block can be cut to some positions without anybody missing the others."""
         wants_all = any(
-            kwargs.get(name, getattr(self.config, name, False)) for name in ("output_attentions", "output_hidden_states")
+            kwargs.get(name, getattr(self.config, name, False))
+            for name in ("output_attentions", "output_hidden_states")
         )
         # Without a mask a causal kernel would take the chosen queries for the oldest ones; a compiler needs fixed shapes.
         return not (
@@ -244,37 +243,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             or self.config._attn_implementation not in ("sdpa", "eager")
             or (self.config.is_decoder and attention_mask is None)
             or torch.compiler.is_compiling()
+            or not can_be_taken_apart(self.encoder.layer[-1])
         )
-
-    def _last_layer_at(
-        self, positions_to_keep: torch.BoolTensor, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
-    ) -> torch.Tensor:
-        """
-        The last block, with queries and feed-forward at the chosen positions only, keys and values everywhere.
-
-        Returns:
-            `torch.Tensor` of shape `(number of positions to keep, hidden_size)`, in row order.
-        """
-        layer = self.encoder.layer[-1]
-        rows, columns = positions_to_keep.nonzero(as_tuple=True)
-        slots = positions_to_keep.cumsum(1)[rows, columns] - 1  # each kept position's place among those of its row
-        num_slots = int(slots.max()) + 1 if slots.numel() else 1
-        # Rows with fewer positions repeat their first event; what it gives is dropped below.
-        index = columns.new_zeros(hidden_states.shape[0], num_slots)  # (batch, slots)
-        index[rows, slots] = columns
-        if attention_mask is not None and attention_mask.shape[2] > 1:
-            row_index = index[:, None, :, None].expand(-1, attention_mask.shape[1], -1, attention_mask.shape[3])
-            attention_mask = attention_mask.expand(hidden_states.shape[0], -1, -1, -1).gather(2, row_index)
-
-        is_pre_norm = self.config.norm_position == "pre"
-        inputs = layer.attention.LayerNorm(hidden_states) if is_pre_norm else hidden_states
-        queries = inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2]))  # (batch, slots, hidden)
-        # BERT's cross-attention is its self-attention with queries of their own: the same projections, called as such.
-        attended, _ = BertCrossAttention.forward(
-            layer.attention.self, queries, encoder_hidden_states=inputs, attention_mask=attention_mask, **kwargs
-        )
-        attended = layer.attention.output(attended[rows, slots], hidden_states[rows, columns])  # (kept, hidden)
-        return layer.feed_forward_chunk(attended)
 
 
 class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
@@ -302,6 +272,9 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         super().__init__(config)
         self.bert4rec = Bert4RecModel(config)
         self.cls = Bert4RecItemHead(config)
+        if config.tie_word_embeddings:
+            # Checkpoints hold shared weights once. `Trainer` warns of missing keys unless they are named here too.
+            self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -353,8 +326,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         positions_to_keep = logits_to_keep if keeps_mask and logits_to_keep.ndim == 2 else None
         if positions_to_keep is not None and labels is not None:
             positions_to_keep = positions_to_keep | labels.ne(-100)
-        outputs = self.bert4rec(**encoder_inputs, positions_to_keep=positions_to_keep, **kwargs)
-        hidden_states = outputs.last_hidden_state
+        outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
         loss = None
         if labels is not None:
             chosen = labels if positions_to_keep is None else labels[positions_to_keep]
@@ -368,13 +340,21 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
+    def _encode(self, positions_to_keep: torch.BoolTensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
+        """The encoder's output, and its hidden states at the positions to keep (`None`: at all)."""
+        outputs = self.bert4rec(**inputs, positions_to_keep=positions_to_keep)
+        hidden_states = outputs.last_hidden_state
+        if positions_to_keep is not None and hidden_states.ndim == 3:
+            hidden_states = hidden_states[positions_to_keep]  # (batch, length, hidden) -> (kept, hidden)
+        return outputs, hidden_states
+
     def _training_step(self, encoder_inputs, labels, num_items_in_batch, kwargs) -> MaskedLMOutput:
         """The loss at the labelled positions and nothing else."""
         # A compiler needs shapes that do not depend on how many items are hidden.
         positions_to_keep = None if torch.compiler.is_compiling() else labels.ne(-100)
-        outputs = self.bert4rec(**encoder_inputs, positions_to_keep=positions_to_keep, **kwargs)
+        outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
         labels = labels.flatten() if positions_to_keep is None else labels[positions_to_keep]
-        loss = self._loss(outputs.last_hidden_state.flatten(0, -2), labels, num_items_in_batch)
+        loss = self._loss(hidden_states.flatten(0, -2), labels, num_items_in_batch)
         return MaskedLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
     def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
@@ -405,8 +385,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if not bool((is_mask.sum(1) == 1).all()):
             counts = is_mask.sum(1).unique().tolist()
             raise ValueError(f"Each history needs exactly one [MASK]; found {counts} in a row. Append one to each.")
-        outputs = self.bert4rec(input_ids, attention_mask, positions_to_keep=is_mask, **kwargs)
-        return self.cls.predictions.transform(outputs.last_hidden_state)
+        _, hidden_states = self._encode(is_mask, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        return self.cls.predictions.transform(hidden_states)
 
 
 __all__ = ["Bert4RecForMaskedLM", "Bert4RecModel", "Bert4RecPreTrainedModel"]

@@ -1,0 +1,47 @@
+# Everything runs in .venv. Another interpreter: make install PYTHON=python3.12
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format coverage build clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## create .venv with the package, editable, and its test tools (again only when their files change)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another: make install PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(STAMP) ## train on the synthetic world, compare with baselines and the best possible (ARGS='--output_file demo.json')
+	$(BIN)/hf-bert4rec demo $(ARGS)
+
+test: $(STAMP) ## run every test and every docstring example (ARGS='tests/test_metrics.py -k recall')
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style, formatting and types; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(STAMP) ## run the tests and list the lines that none of them reached
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report
+
+build: $(STAMP) ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean: ## delete build outputs and caches; .venv stays
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,330 @@
+"""The command `hf-bert4rec`: parse, call, print. What is wrong with the input is said in one line, with exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import Pipeline, TrainingArguments, pipeline
+from transformers.utils import logging as transformers_logging
+
+from . import Bert4RecConfig
+from .command_options import COMMON_ARGUMENTS, add_options
+from .comparison import check_vocabulary, compare
+from .demo import run_demo
+from .embedding import write_vectors
+from .evaluation import PROTOCOLS
+from .interactions import InteractionOptions, load_data, prepare
+from .training import ARGUMENT_DEFAULTS, MODEL_DEFAULTS, SequenceOptions, load_run, option_fields, train
+
+BATCH_OF_LINES = 1024
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parser = build_parser(show_all="--help_all" in (sys.argv[1:] if arguments is None else arguments))
+    options = parser.parse_args(arguments)
+    values = vars(options)
+    command, function = values.pop("command"), values.pop("function")
+    transformers_logging.set_verbosity_error()
+    try:
+        function(**values)
+    except (ValueError, OSError) as error:
+        print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"hf-bert4rec {command}: stopped; what is unfinished stays in .partial", file=sys.stderr)
+        return 130
+    return 0
+
+
+def one_line(error: BaseException) -> str:
+    """What is wrong, without the lines that a library put around it."""
+    while type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def build_parser(show_all: bool = False) -> argparse.ArgumentParser:
+    """The parser of all commands; `show_all` lists every field of `TrainingArguments` in the help of `train`."""
+    parser = argparse.ArgumentParser(
+        prog="hf-bert4rec", description="BERT4Rec from a log of interactions to recommendations.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, arguments: str, function: Any, text: str) -> argparse.ArgumentParser:
+        usage = f"hf-bert4rec {name} {arguments} [options]"
+        sub = commands.add_parser(name, help=text, description=text, usage=usage, allow_abbrev=False)
+        sub.set_defaults(function=function)
+        return sub
+
+    _add_prepare(
+        command(
+            "prepare",
+            "LOG --output_dir DATA",
+            _prepare,
+            "Filter, order and split a log; write histories that `train` reads.",
+        )
+    )
+    _add_train(
+        command("train", "LOG_OR_DATA --output_dir RUN", _train, "Train on a log or on prepared data."), show_all
+    )
+    _add_evaluate(
+        command(
+            "evaluate", "RUN --data DATA", _evaluate, "Metrics of a trained model beside popularity and Markov counts."
+        )
+    )
+    _add_recommend(
+        command("recommend", "RUN --history ID ID ...", _recommend, "Next items for histories of item ids, as JSON.")
+    )
+    embed = command(
+        "embed",
+        "RUN --output_dir VECTORS",
+        _embed,
+        "Write item and user vectors to Parquet; their product plus bias is the score.",
+    )
+    embed.add_argument("run", metavar="RUN", help="folder of the trained model")
+    embed.add_argument("--data", metavar="DATA", help="prepared data whose users are embedded; without it items only")
+    embed.add_argument("--output_dir", required=True, help="folder for item_vectors.parquet and user_vectors.parquet")
+    embed.add_argument(
+        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
+    )
+    demo = command(
+        "demo", "", _demo, "Train on a generated world and compare with baselines and with the best possible."
+    )
+    demo.add_argument("--output_file", help="JSON with the metrics of all four")
+    demo.add_argument("--output_dir", help="keep log, data and model in this folder")
+    return parser
+
+
+def _add_prepare(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "log", metavar="LOG", nargs="+", help="CSV, TSV, Parquet or JSON lines; several files are one log"
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the prepared data")
+    parser.add_argument(
+        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
+    )
+    parser.add_argument("--tokenizer", metavar="RUN", help="encode with the vocabulary of this trained model")
+    add_options(parser, InteractionOptions, option_fields()[InteractionOptions], title="log")
+
+
+def _add_train(parser: argparse.ArgumentParser, show_all: bool):
+    parser.add_argument("data", metavar="LOG_OR_DATA", help="a log, or the folder that `prepare` wrote")
+    parser.add_argument("--output_dir", required=True, help="folder of the run; made as OUTPUT_DIR.partial")
+    parser.add_argument(
+        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing run"
+    )
+    parser.add_argument("--help_all", action="help", help="list every field of transformers.TrainingArguments too")
+    fields = option_fields()
+    add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=MODEL_DEFAULTS)
+    add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences")
+    add_options(
+        parser,
+        TrainingArguments,
+        fields[TrainingArguments],
+        title="training (every field of transformers.TrainingArguments can be given)",
+        defaults=ARGUMENT_DEFAULTS,
+        shown=None if show_all else COMMON_ARGUMENTS,
+    )
+    add_options(parser, InteractionOptions, fields[InteractionOptions], title="log (where LOG_OR_DATA is a log)")
+
+
+def _add_evaluate(parser: argparse.ArgumentParser):
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    parser.add_argument("--data", metavar="DATA", required=True, help="prepared data")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="which target (default: test)")
+    parser.add_argument(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        default="full-catalogue",
+        help="which items compete (default: %(default)s)",
+    )
+    parser.add_argument("--output_file", help="JSON with all metrics and their 95%% intervals")
+    parser.add_argument("--batch_size", type=int, default=256, help="users scored at a time (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="fixes drawn negatives and the bootstrap (default: 0)")
+
+
+def _add_recommend(parser: argparse.ArgumentParser):
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--history", nargs="*", metavar="ID", help="item ids, oldest first")
+    source.add_argument("--user", metavar="ID", help="a user of --data")
+    source.add_argument(
+        "--input_file", help='JSON lines: a list of ids, or {"history": [...]} with keys that are kept'
+    )
+    parser.add_argument("--data", metavar="DATA", help="prepared data that holds --user")
+    parser.add_argument(
+        "--output_file", help="JSON lines, one for each line of --input_file (default: standard output)"
+    )
+    parser.add_argument("--top_k", type=int, default=10, help="items for each history (default: 10)")
+    parser.add_argument("--keep_seen", action="store_true", help="recommend items of the history too")
+    parser.add_argument("--allowed_items", nargs="+", metavar="ID", help="recommend only these")
+    parser.add_argument("--denied_items", nargs="+", metavar="ID", help="never recommend these")
+    parser.add_argument(
+        "--unknown_items",
+        choices=("skip", "error"),
+        default="skip",
+        help="items the model does not know (default: skip)",
+    )
+
+
+def _prepare(log: list[str], output_dir: str, overwrite: bool, tokenizer: str | None, **options: Any):
+    vocabulary = None
+    if tokenizer is not None:
+        vocabulary = [str(item) for item in load_run(tokenizer)[1].item_ids]
+    data = prepare(log if len(log) > 1 else log[0], output_dir, vocabulary=vocabulary, overwrite=overwrite, **options)
+    print(data.report_text())
+    print(f"Data written to {output_dir}")
+
+
+def _train(data: str, output_dir: str, overwrite: bool, **options: Any):
+    folder = train(data, output_dir, overwrite=overwrite, **options)
+    record = json.loads((folder / "run.json").read_text())
+    if record["best_metric"] is not None:
+        metric = record["training_arguments"]["metric_for_best_model"]
+        print(f"Best validation {metric}: {record['best_metric']:.4f} at step {record['best_step']}")
+    print(f"Model written to {folder}")
+
+
+def _evaluate(run: str, data: str, split: str, protocol: str, output_file: str | None, **options: Any):
+    model, tokenizer = load_run(run)
+    loaded = load_data(data)
+    check_vocabulary(tokenizer, loaded)
+    result = compare(model, loaded, split=split, protocol=protocol, **options)
+    if int(os.environ.get("RANK", "0")):
+        return  # every process has the whole result; the first one reports
+    print(f"{result['protocol']}, {split}, {result['num_users']:,} users, cold targets {result['cold_targets']:.2%}")
+    print(metrics_table({name: value for name, value in result.items() if isinstance(value, dict)}))
+    if output_file is not None:
+        _write_whole(Path(output_file), json.dumps(result, indent=2) + "\n")
+
+
+def metrics_table(results: dict[str, dict[str, Any]]) -> str:
+    """Metrics side by side, one row each, with 95 % intervals where there are some."""
+    names = ("ndcg@10", "recall@10", "mrr")
+    lines = [f"{'':<14}" + "".join(f"{name:>26}" for name in names)]
+    for scorer, metrics in results.items():
+        cells = []
+        for name in names:
+            low, high = metrics.get("intervals", {}).get(name, (None, None))
+            cells.append(f"{metrics[name]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
+        lines.append(f"{scorer:<14}" + "".join(f"{cell:>26}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _recommend(
+    run: str, history: list[str] | None, user: str | None, input_file: str | None, data: str | None,
+    output_file: str | None, keep_seen: bool, **options: Any,
+):  # fmt: skip
+    if (user is None) != (data is None):
+        raise ValueError("--user and --data belong together; give both or neither.")
+    if (
+        input_file is not None
+        and output_file is not None
+        and Path(output_file).resolve() == Path(input_file).resolve()
+    ):
+        raise ValueError(f"--output_file {output_file} is the input file; give another name.")
+    model, tokenizer = load_run(run)
+    recommender = pipeline("next-item-recommendation", model=model, tokenizer=tokenizer)
+    options["filter_seen"] = not keep_seen
+    if input_file is not None:
+        _stream(recommender, Path(input_file), output_file, options)
+        return
+    if user is not None:
+        loaded = load_data(data)
+        check_vocabulary(tokenizer, loaded)
+        history = loaded.item_ids.take(loaded.history(loaded.user_index(user))).to_pylist()
+    text = json.dumps(recommender(history, **options), ensure_ascii=False, indent=2) + "\n"
+    if output_file is None:
+        print(text, end="")
+    else:
+        _write_whole(Path(output_file), text)
+
+
+def _stream(recommender: Pipeline, input_file: Path, output_file: str | None, options: dict[str, Any]):
+    """Recommend line by line in flat memory; a bad line becomes an error record in its place."""
+    num_bad = 0
+    target = Path(output_file) if output_file is not None else None
+    partial = None if target is None else target.with_name(target.name + ".partial")
+    recommender([], **options)  # an option that cannot be used is found before the first line
+    with input_file.open("rb") as lines, sys.stdout if partial is None else partial.open("w", encoding="utf-8") as out:
+        for records in _batches(lines, recommender, options["unknown_items"]):
+            good = [record for record in records if "error" not in record]
+            found = iter(recommender([record["history"] for record in good], **options) if good else [])
+            for record in records:
+                if "error" in record:
+                    num_bad += 1
+                    print(f"{input_file} line {record['line']}: {record['error']}", file=sys.stderr)
+                    answer = record
+                else:
+                    answer = record["keys"] | next(found)
+                out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+            out.flush()
+    if partial is not None:
+        os.replace(partial, target)
+    if num_bad:
+        print(f"{num_bad} bad lines were reported and skipped", file=sys.stderr)
+
+
+def _batches(lines: Any, recommender: Pipeline, unknown_items: str) -> Iterator[list[dict[str, Any]]]:
+    """Parsed lines, `BATCH_OF_LINES` at a time; blank lines are left out."""
+    batch = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        batch.append(_parsed(line, number, recommender, unknown_items))
+        if len(batch) == BATCH_OF_LINES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _parsed(line: bytes, number: int, recommender: Pipeline, unknown_items: str) -> dict[str, Any]:
+    """`history` and the other keys of a line, or `line` and `error`."""
+    try:
+        value = json.loads(line)
+        keys = {key: kept for key, kept in value.items() if key != "history"} if isinstance(value, dict) else {}
+        recommender.preprocess(value, unknown_items=unknown_items)
+        return {"history": value["history"] if isinstance(value, dict) else value, "keys": keys}
+    except json.JSONDecodeError as error:
+        return {"line": number, "error": f"no JSON: {error.msg} at column {error.colno}"}
+    except UnicodeDecodeError as error:
+        return {"line": number, "error": f"not UTF-8: {error.reason} at byte {error.start}"}
+    except ValueError as error:
+        return {"line": number, "error": one_line(error)}
+
+
+def _embed(run: str, data: str | None, output_dir: str, overwrite: bool):
+    model, tokenizer = load_run(run)
+    loaded = None
+    if data is not None:
+        loaded = load_data(data)
+        check_vocabulary(tokenizer, loaded)
+    for path in write_vectors(model, tokenizer, output_dir, data=loaded, overwrite=overwrite):
+        print(f"Written {path}")
+
+
+def _demo(output_file: str | None, output_dir: str | None):
+    results, examples = run_demo(output_dir)
+    print(metrics_table(results))
+    for example in examples:
+        print("\nHas seen:   " + ", ".join(example["history"]))
+        print("Might like: " + ", ".join(example["recommendations"]))
+    if output_file is not None:
+        _write_whole(Path(output_file), json.dumps(results, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str):
+    """The file is whole or untouched."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,93 @@
+"""
+A trained model beside its baselines over one split of prepared data: the content of a metrics file.
+
+*Source:* the baselines that every table of the field begins with, popularity and last-item Markov counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .baselines import Markov, Popularity
+from .configuration_bert4rec import FIRST_ITEM_TOKEN
+from .evaluation import evaluate
+from .interactions import InteractionData
+from .modeling_bert4rec import Bert4RecForMaskedLM
+from .ranking import Scorer
+from .scoring import ModelScorer
+from .sequences import EvaluationSequences, training_events
+from .tokenization_bert4rec import Bert4RecTokenizer
+
+
+def compare(
+    model: Bert4RecForMaskedLM | Scorer,
+    data: InteractionData,
+    *,
+    split: str = "test",
+    protocol: str = "full-catalogue",
+    batch_size: int = 256,
+    seed: int = 0,
+) -> dict[str, Any]:
+    r"""
+    Evaluate a model and, beside it, popularity and last-item Markov counts.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`] or [`ranking.Scorer`]): What is evaluated.
+        data ([`InteractionData`]): Prepared with the model's vocabulary.
+        split (`str`, *optional*, defaults to `"test"`): `"validation"` or `"test"`.
+        protocol (`str`, *optional*, defaults to `"full-catalogue"`): See [`evaluation.PROTOCOLS`].
+        batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
+        seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
+
+    Returns:
+        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity` and `markov`.
+
+    Raises:
+        ValueError: If the catalogues differ in size, or split or protocol is unknown.
+    """
+    scorer = ModelScorer(model) if isinstance(model, Bert4RecForMaskedLM) else model
+    vocab_size = data.num_items + FIRST_ITEM_TOKEN
+    if scorer.vocab_size != vocab_size:
+        raise ValueError(
+            f"The model knows {scorer.vocab_size - FIRST_ITEM_TOKEN} items, the data {data.num_items}; "
+            "prepare the log with the model's vocabulary (prepare --tokenizer RUN)."
+        )
+    events, offsets = training_events(data)
+    scorers = {
+        "model": scorer,
+        "popularity": Popularity(events, vocab_size),
+        "markov": Markov(events, offsets, vocab_size),
+    }
+    return evaluate(
+        scorers,
+        EvaluationSequences(data, split=split),
+        np.bincount(events, minlength=vocab_size),
+        protocol=protocol,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def check_vocabulary(tokenizer: Bert4RecTokenizer, data: InteractionData):
+    r"""
+    Check that data and model speak of the same items.
+
+    Args:
+        tokenizer ([`Bert4RecTokenizer`]): The model's.
+        data ([`InteractionData`]): Prepared data.
+
+    Raises:
+        ValueError: If the items differ or stand in another order.
+    """
+    known, found = [str(item) for item in tokenizer.item_ids], data.item_ids.to_pylist()
+    if known == found:
+        return
+    pairs = zip(known, found, strict=False)
+    place = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(known), len(found)))
+    here = [items[place] if place < len(items) else "nothing" for items in (known, found)]
+    raise ValueError(
+        f"{data.folder} was prepared with another vocabulary: {len(found)} items, the model has {len(known)}; at place "
+        f"{place} the model has {here[0]!r}, the data {here[1]!r}. Prepare the log with --tokenizer and the model's folder."
+    )

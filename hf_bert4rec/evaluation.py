@@ -1,0 +1,211 @@
+"""
+Any scorer over a split in flat memory, and the same ranks inside the stock `Trainer`.
+
+*Source:* full-catalogue leave-one-out as in Krichene & Rendle, "On Sampled Metrics for Item Recommendation" (KDD 2020);
+100 popular negatives as in Sun et al. (CIKM 2019), section 4.2.
+
+*Differences:* negatives are drawn by counts of the training part; the authors' code counted test events too, so that its
+numbers are not exactly comparable with `popularity-100` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from .configuration_bert4rec import FIRST_ITEM_TOKEN
+from .metrics import bootstrap_intervals, ranking_metrics
+from .randomness import uniform
+from .ranking import Scorer, rank_targets
+
+if TYPE_CHECKING:
+    from .sequences import EvaluationSequences
+
+CUTOFFS = (1, 5, 10, 20)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    r"""
+    Which items compete with the target.
+
+    Args:
+        name (`str`): The name that figures are published under.
+        filters_seen (`bool`): Whether items of the history are forbidden (the target itself never is).
+        num_negatives (`int`, *optional*): Rivals drawn for each user by popularity; `None`: the whole catalogue.
+    """
+
+    name: str
+    filters_seen: bool = True
+    num_negatives: int | None = None
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("full-catalogue"),
+        Protocol("unfiltered", filters_seen=False),
+        Protocol("popularity-100", num_negatives=100),
+    )
+}
+
+
+def evaluate(
+    scorers: Mapping[str, Scorer],
+    sequences: EvaluationSequences,
+    item_counts: np.ndarray,
+    *,
+    protocol: str = "full-catalogue",
+    batch_size: int = 256,
+    seed: int = 0,
+) -> dict[str, Any]:
+    r"""
+    Metrics of scorers side by side: the same users, targets and rivals for all. Under several processes each takes its
+    share of the users and all return the whole result.
+
+    Args:
+        scorers (mapping of name to [`ranking.Scorer`]): What to evaluate.
+        sequences ([`EvaluationSequences`]): Histories and targets of one split.
+        item_counts (`np.ndarray` of shape `(vocab_size,)`): Training events of each token.
+        protocol (`str`, *optional*, defaults to `"full-catalogue"`): A name in `PROTOCOLS`.
+        batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
+        seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
+
+    Returns:
+        `dict`: `protocol`, `split`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
+        each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users.
+
+    Raises:
+        ValueError: If the protocol is unknown.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+    state = PartialState()
+    batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
+    ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
+    cold = 0
+    for start in batches:
+        rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
+        cold += int((item_counts[[row["target"] for row in rows]] == 0).sum())
+        rules = _rivals(PROTOCOLS[protocol], rows, item_counts, seed)
+        for name, scorer in scorers.items():
+            score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
+            targets = torch.tensor([row["target"] for row in rows])
+            found = rank_targets(
+                score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
+            )
+            ranks[name].append(found.cpu().numpy())
+    parts = gather_object([(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})])
+    result = {
+        "protocol": protocol,
+        "split": sequences.split,
+        "num_users": len(sequences),
+        "cold_targets": sum(part[0] for part in parts) / len(sequences),
+    }
+    for name in scorers:
+        all_ranks = np.concatenate([part[1][name] for part in parts])
+        intervals = bootstrap_intervals(all_ranks, CUTOFFS, seed=seed)
+        result[name] = ranking_metrics(all_ranks, CUTOFFS) | {"intervals": intervals}
+    return result
+
+
+def _rivals(protocol: Protocol, rows: list[dict], item_counts: np.ndarray, seed: int) -> dict:
+    """The arguments of `rank_targets` that say which items compete."""
+    histories = [row["input_ids"] for row in rows]
+    if protocol.num_negatives is None:
+        return {"seen": histories if protocol.filters_seen else None}
+    known = [np.append(row["input_ids"], row["target"]) for row in rows]
+    users = np.array([row["row"] for row in rows])
+    weights = item_counts.astype(np.float64)
+    weights[:FIRST_ITEM_TOKEN] = 0
+    return {"candidates": popular_negatives(users, known, weights, protocol.num_negatives, seed=seed)}
+
+
+def popular_negatives(
+    users: np.ndarray, known: list[np.ndarray], weights: np.ndarray, num_negatives: int, *, seed: int = 0
+) -> list[np.ndarray]:
+    r"""
+    Distinct items that a user does not know, drawn one after another with probability proportional to their weight among
+    those left; a function of (seed, user) alone.
+
+    Args:
+        users (`np.ndarray` of shape `(batch_size,)`): Indices of the users.
+        known (list of integer `np.ndarray`): Tokens that may not be drawn, per user.
+        weights (`np.ndarray` of shape `(vocab_size,)`): Weight of each token; 0 is never drawn.
+        num_negatives (`int`): How many; fewer where fewer unknown items have a weight.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws.
+
+    Returns:
+        list of `np.ndarray`: tokens, per user, in the order in which they were drawn.
+    """
+    edges = np.cumsum(weights) / weights.sum()
+    num_left = [int((weights > 0).sum() - (weights[np.unique(tokens)] > 0).sum()) for tokens in known]
+    wanted = [min(num_negatives, left) for left in num_left]
+    negatives: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * len(users)
+    # Sampling with replacement and dropping repeats and known items is sampling without replacement, one after another.
+    num_draws, open_rows = 2 * num_negatives, np.arange(len(users))
+    while len(open_rows):
+        drawn = uniform("negatives", seed, users[open_rows][:, None], np.arange(num_draws))
+        tokens = np.searchsorted(edges, drawn, side="right").clip(max=len(weights) - 1)
+        still_open = []
+        for row, draws in zip(open_rows, tokens, strict=True):
+            _, first = np.unique(draws, return_index=True)
+            distinct = draws[np.sort(first)]
+            distinct = distinct[~np.isin(distinct, known[row]) & (weights[distinct] > 0)]
+            negatives[row] = distinct[: wanted[row]]
+            if len(distinct) < wanted[row]:
+                still_open.append(row)
+        # Where nearly all weight is on known items the rest is drawn by exponential clocks, which is the same law.
+        if num_draws > 64 * num_negatives:
+            for row in still_open:
+                negatives[row] = _by_clocks(users[row], known[row], weights, wanted[row], seed)
+            break
+        num_draws, open_rows = num_draws * 4, np.array(still_open, dtype=np.int64)
+    return negatives
+
+
+def _by_clocks(user: int, known: np.ndarray, weights: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """The `wanted` tokens whose exponential clocks of rate `weights` ring first."""
+    with np.errstate(divide="ignore"):
+        rings = -np.log1p(-uniform("negative clocks", seed, user, np.arange(len(weights)))) / weights
+    rings[known] = np.inf
+    return np.argsort(rings, kind="stable")[:wanted]
+
+
+class TrainerRanking:
+    r"""
+    Ranks the whole catalogue inside the stock `Trainer` in flat memory: give `preprocess_logits_for_metrics` and
+    `compute_metrics` of one instance to `Trainer`, with `batch_eval_metrics=True`,
+    `label_names=["labels", "seen_items"]` and the batches of [`DataCollatorForCloze`] for features with a `target`.
+    """
+
+    def __init__(self):
+        self._ranks: list[np.ndarray] = []
+
+    def preprocess_logits_for_metrics(self, logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """Scores of shape `(batch_size, vocab_size)` -> ranks of shape `(batch_size,)`; seen items are forbidden."""
+        labels, seen_items = labels
+        targets = labels.masked_fill(labels == -100, 0).amax(1)  # one label per row, wherever padding has put it
+        seen = [items[items != -100] for items in seen_items.cpu().numpy()]
+        ranks = rank_targets(
+            lambda start, stop: logits[:, start:stop],
+            targets,
+            vocab_size=logits.shape[1],
+            seen=seen,
+            first_item=FIRST_ITEM_TOKEN,
+        )
+        return ranks.to(logits.device)
+
+    def compute_metrics(self, prediction, compute_result: bool) -> dict[str, float]:
+        """Collects the ranks of each batch; after the last one, the metrics over all users."""
+        self._ranks.append(np.asarray(prediction.predictions.cpu(), dtype=np.float64).reshape(-1))
+        if not compute_result:
+            return {}
+        ranks, self._ranks = np.concatenate(self._ranks), []
+        return ranking_metrics(ranks, CUTOFFS)

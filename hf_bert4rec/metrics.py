@@ -1,0 +1,199 @@
+"""
+From ranks and recommended lists to the numbers that somebody publishes.
+
+A rank counts the items above the target from 0, a tie as half an item (`ranking.target_ranks`). A hit at k is a rank
+below k.
+
+*Source:* Recall and NDCG as in Sun et al., "BERT4Rec" (CIKM 2019), section 4.2, where each user has one target:
+Recall@k is then the same as their HR@k, and the ideal DCG is 1. Percentile bootstrap: Efron and Tibshirani, "An
+Introduction to the Bootstrap" (1993), chapter 13.
+
+*Differences:* half ranks enter the formulas as they are. The bootstrap draws how often each rank occurs instead of
+which users, which is the same distribution and does not grow with the number of users; ranks beyond every k, of which
+only the reciprocal counts, are drawn in classes 1 % wide, each with the mean reciprocal rank of its members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def ranking_metrics(ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float]:
+    r"""
+    Recall@k, NDCG@k and the mean reciprocal rank over users with one target each.
+
+    Args:
+        ranks (`np.ndarray` of shape `(num_users,)`): Number of items above each target, a tie counting half; infinity
+            where the
+            target was not listed at all.
+        ks (sequence of `int`, *optional*, defaults to `(1, 5, 10, 20)`): Lengths of the list.
+
+    Returns:
+        `dict[str, float]`: `recall@k` (share of ranks below k), `ndcg@k` (mean of `1 / log2(rank + 2)` where the rank
+        is below k, else 0) for each k, and `mrr` (mean of `1 / (rank + 1)`), all between 0 and 1.
+
+    Raises:
+        ValueError: If there are no ranks, if one is NaN or negative, or if a k is not a positive whole number.
+
+    Example:
+        >>> ranking_metrics(np.array([0, 2, 30]), ks=(1, 5))  # 1/3, 2/3, (1 + 1/log2(4)) / 3, (1 + 1/3 + 1/31) / 3
+        {'recall@1': 0.333..., 'ndcg@1': 0.333..., 'recall@5': 0.666..., 'ndcg@5': 0.5, 'mrr': 0.455...}
+    """
+    ranks, ks = _checked_ranks(ranks), _checked_ks(ks)
+    distinct, counts = np.unique(ranks, return_counts=True)  # far fewer than users
+    names, gains = _gains(distinct, ks)
+    return dict(zip(names, (counts @ gains / len(ranks)).tolist(), strict=True))
+
+
+def bootstrap_intervals(
+    ranks: np.ndarray,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    r"""
+    Percentile bootstrap intervals over users, for the metrics of [`ranking_metrics`].
+
+    Args:
+        ranks (`np.ndarray` of shape `(num_users,)`): Number of items above each target.
+        ks (sequence of `int`, *optional*, defaults to `(1, 5, 10, 20)`): Lengths of the list.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resampled values that lies inside.
+        num_resamples (`int`, *optional*, defaults to 1000): How often the users are drawn again, with replacement.
+        seed (`int`, *optional*, defaults to 0): Seed of the draws.
+
+    Returns:
+        `dict[str, list[float]]`: `[low, high]` for each metric.
+
+    Raises:
+        ValueError: As [`ranking_metrics`]; also if `confidence` is not between 0 and 1 or `num_resamples` is below 1.
+
+    Example:
+        >>> intervals = bootstrap_intervals(np.arange(100) % 4, ks=(1,), seed=1)
+        >>> [round(bound, 2) for bound in intervals["recall@1"]]  # .25 ± 1.96 * sqrt(.25 * .75 / 100)
+        [0.17, 0.34]
+    """
+    ranks, ks = _checked_ranks(ranks), _checked_ks(ks)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}: give a number between 0 and 1, such as 0.95.")
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples is {num_resamples}: give at least 1.")
+    names, gains, counts = _histogram(ranks, ks)
+    drawn = np.random.default_rng(seed).multinomial(len(ranks), counts / len(ranks), size=num_resamples)
+    values = drawn @ gains / len(ranks)  # (num_resamples, num_metrics)
+    tail = (1 - confidence) / 2
+    bounds = np.quantile(values, [tail, 1 - tail], axis=0)  # (2, num_metrics)
+    return {name: bounds[:, column].tolist() for column, name in enumerate(names)}
+
+
+def coverage(recommended: np.ndarray, num_items: int, k: int) -> float:
+    r"""
+    Share of the catalogue that appears in somebody's first k recommendations.
+
+    Args:
+        recommended (`np.ndarray` of shape `(num_users, list_length)`): Items or tokens, best first; negative where a
+            list ended.
+        num_items (`int`): Size of the catalogue.
+        k (`int`): How many of each list count.
+
+    Returns:
+        `float`: between 0 and 1.
+
+    Raises:
+        ValueError: If the lists are not two-dimensional or shorter than k, or hold more distinct items than the
+        catalogue.
+
+    Example:
+        >>> coverage(np.array([[7, 8], [7, 9]]), num_items=4, k=2)
+        0.75
+    """
+    found = len(np.unique(_listed(recommended, k)))
+    if found > num_items:
+        raise ValueError(
+            f"The lists hold {found} distinct items, but num_items is {num_items}: give the catalogue's size."
+        )
+    return found / num_items
+
+
+def mean_popularity_rank(recommended: np.ndarray, counts: np.ndarray, k: int) -> float:
+    r"""
+    How far down the popularity chart the first k recommendations lie on average; 0 is the most popular item.
+
+    Args:
+        recommended (`np.ndarray` of shape `(num_users, list_length)`): Items or tokens, best first; negative where a
+            list ended.
+        counts (`np.ndarray` of shape `(num_items,)`): Events of each item in the training part, indexed as
+            `recommended` is.
+            Items with equal counts share the middle of their places.
+        k (`int`): How many of each list count.
+
+    Returns:
+        `float`: mean place, counted from 0, over all that was listed.
+
+    Raises:
+        ValueError: If the lists are not two-dimensional, shorter than k, or empty.
+
+    Example:
+        >>> mean_popularity_rank(np.array([[0, 1], [2, -1]]), counts=np.array([5, 9, 5]), k=2)  # (1.5 + 0 + 1.5) / 3
+        1.0
+    """
+    listed = _listed(recommended, k)
+    if not len(listed):
+        raise ValueError("The lists are empty, so they have no mean popularity: give at least one recommended item.")
+    _, inverse, sizes = np.unique(-np.asarray(counts), return_inverse=True, return_counts=True)
+    places = (np.cumsum(sizes) - (sizes + 1) / 2)[inverse]
+    return float(places[listed].mean())
+
+
+def _gains(ranks: np.ndarray, ks: list[int]) -> tuple[list[str], np.ndarray]:
+    """Names of the metrics and what each rank adds to them, shape `(num_ranks, num_metrics)`."""
+    discounts = 1 / np.log2(ranks + 2)
+    names, gains = [], []
+    for k in ks:
+        hits = ranks < k
+        names += [f"recall@{k}", f"ndcg@{k}"]
+        gains += [hits.astype(np.float64), np.where(hits, discounts, 0.0)]
+    return [*names, "mrr"], np.stack([*gains, 1 / (ranks + 1)], axis=1)
+
+
+def _histogram(ranks: np.ndarray, ks: list[int]) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names, mean gains of each class of ranks, and its size; ranks below some k are classes of their own."""
+    distinct, counts = np.unique(ranks, return_counts=True)
+    names, gains = _gains(distinct, ks)
+    beyond = distinct >= max(ks)
+    with np.errstate(divide="ignore"):
+        widths = np.floor(np.log(gains[:, -1]) / np.log(0.99))  # infinity where the target was not listed
+    classes = np.where(beyond, widths, -1 - np.arange(len(distinct)))
+    _, inverse = np.unique(classes, return_inverse=True)
+    totals = np.bincount(inverse, counts).astype(np.int64)
+    means = [np.bincount(inverse, counts * gain) / totals for gain in gains.T]
+    return names, np.stack(means, axis=1), totals
+
+
+def _listed(recommended: np.ndarray, k: int) -> np.ndarray:
+    recommended = np.asarray(recommended)
+    if recommended.ndim != 2 or not 1 <= k <= recommended.shape[1]:
+        raise ValueError(
+            f"Lists have shape {recommended.shape} and k is {k}: give (num_users, at least k) and a positive k."
+        )
+    first = recommended[:, :k].ravel()
+    return first[first >= 0]
+
+
+def _checked_ranks(ranks: np.ndarray) -> np.ndarray:
+    ranks = np.asarray(ranks, dtype=np.float64)
+    if ranks.ndim != 1 or not len(ranks):
+        raise ValueError(f"Ranks have shape {ranks.shape}: give one rank for each of at least one user.")
+    wrong = np.flatnonzero(~(ranks >= 0))  # a NaN is neither
+    if len(wrong):
+        raise ValueError(f"Rank {ranks[wrong[0]]} of row {wrong[0]} is no rank: ranks count the items above from 0.")
+    return ranks
+
+
+def _checked_ks(ks: Sequence[int]) -> list[int]:
+    if not len(ks) or any(k < 1 or k != int(k) for k in ks):
+        raise ValueError(f"ks is {ks}: give whole numbers of at least 1, such as (1, 5, 10, 20).")
+    return [int(k) for k in ks]

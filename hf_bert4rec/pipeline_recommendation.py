@@ -1,0 +1,153 @@
+"""
+`pipeline("next-item-recommendation")`: histories of raw item ids in, ranked raw ids with titles and scores out.
+
+*Source:* prediction as in Sun et al. (CIKM 2019), section 3.6: [MASK] is appended and its output scores every item.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Pipeline
+
+from .configuration_bert4rec import FIRST_ITEM_TOKEN
+from .ranking import top_k_items
+from .scoring import ModelScorer
+
+DEFAULT_BATCH_SIZE = 256
+
+
+class NextItemRecommendationPipeline(Pipeline):
+    r"""
+    Recommends the next items for histories of raw item ids.
+
+    Call it with one history (a list of ids, oldest first, or a `dict` with `history`), a list of histories, or, to stream
+    any number of them in flat memory, a generator or a column of a `datasets.Dataset`.
+
+    Args of a call:
+        top_k (`int`, *optional*, defaults to 10): Number of items; fewer come back where fewer are allowed.
+        filter_seen (`bool`, *optional*, defaults to `True`): Whether items of the history are left out.
+        allowed_items (`list`, *optional*): Only these items are recommended; ids that the model does not know are ignored.
+        denied_items (`list`, *optional*): These items are not recommended.
+        unknown_items (`str`, *optional*, defaults to `"skip"`):
+            `"skip"` leaves items out of a history that the model does not know and counts them; `"error"` refuses them.
+        batch_size (`int`, *optional*, defaults to 256): Histories read at a time.
+
+    Returns:
+        For each history a `dict`: `recommendations`, a list of `dict` with `item_id` (in the type it came in), `title`
+        (where there are titles) and `score` (before the softmax), best first; `num_unknown`, the skipped items;
+        `is_popularity`, true where no known item was left in the history and the most popular items are given.
+
+    Raises:
+        ValueError: If `top_k` is larger than the catalogue or less than 1, if no allowed item is known, or if a history is
+            not a list of ids.
+    """
+
+    _load_tokenizer = True
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._batch_size = self._batch_size or DEFAULT_BATCH_SIZE
+        self.scorer = ModelScorer(self.model)
+
+    def _sanitize_parameters(self, unknown_items=None, top_k=None, filter_seen=None, **items):
+        preprocess = {} if unknown_items is None else {"unknown_items": unknown_items}
+        forward = {
+            name: value for name, value in (("top_k", top_k), ("filter_seen", filter_seen)) if value is not None
+        }
+        for name in ("allowed_items", "denied_items"):
+            if items.get(name) is not None:
+                forward[name] = self._known_tokens(items[name], name)
+        unexpected = set(items) - {"allowed_items", "denied_items"}
+        if unexpected:
+            raise ValueError(f"There is no parameter {min(unexpected)!r}; see NextItemRecommendationPipeline.")
+        return preprocess, forward, {}
+
+    def _known_tokens(self, items: Iterable[Any], name: str) -> np.ndarray:
+        items = list(items)
+        tokens, _ = self.tokenizer.encode_items(items)
+        if not tokens and name == "allowed_items":
+            raise ValueError(
+                f"None of the {len(items)} allowed_items is in the catalogue; give ids that the model knows."
+            )
+        return np.unique(np.array(tokens, dtype=np.int64))
+
+    def __call__(self, inputs: Any, *args, **kwargs) -> Any:
+        if isinstance(inputs, np.ndarray):
+            inputs = inputs.tolist()
+        if isinstance(inputs, (list, tuple)):
+            if len(inputs) and all(isinstance(entry, (list, tuple, np.ndarray, dict)) for entry in inputs):
+                return super().__call__([_as_record(entry) for entry in inputs], *args, **kwargs)
+            return super().__call__(_as_record(inputs), *args, **kwargs)
+        if isinstance(inputs, (str, bytes)) or not (isinstance(inputs, dict) or isinstance(inputs, Iterable)):
+            raise ValueError(f"A history must be a list of item ids, found {inputs!r}; put the ids in a list.")
+        if not isinstance(inputs, (dict, types.GeneratorType)):
+            inputs = (entry for entry in inputs)  # a column of a data set, read row by row
+        return super().__call__(inputs, *args, **kwargs)
+
+    def preprocess(self, inputs: dict | Sequence, unknown_items: str = "skip") -> dict[str, Any]:
+        history = _as_record(inputs)["history"]
+        tokens, unknown = self.tokenizer.encode_items(history, unknown=unknown_items)
+        return {"tokens": np.array(tokens, dtype=np.int64), "num_unknown": len(unknown)}
+
+    def _forward(
+        self, model_inputs: dict, top_k: int = 10, filter_seen: bool = True, allowed_items=None, denied_items=None
+    ) -> dict[str, torch.Tensor]:
+        histories, num_unknown = model_inputs["tokens"], model_inputs["num_unknown"]
+        if isinstance(histories, np.ndarray):  # a batch of one comes as it is
+            histories, num_unknown = [histories], [num_unknown]
+        num_items = self.scorer.vocab_size - FIRST_ITEM_TOKEN
+        if not 1 <= top_k <= num_items:
+            raise ValueError(
+                f"top_k is {top_k}, but the catalogue has {num_items} items; give between 1 and {num_items}."
+            )
+        rules = {"vocab_size": self.scorer.vocab_size, "allowed": allowed_items, "denied": denied_items}
+        seen = histories if filter_seen else None
+        items, scores = top_k_items(self.scorer(None, histories), top_k, seen=seen, **rules)
+        is_empty = torch.tensor([len(history) == 0 for history in histories])
+        counts = self.tokenizer.item_counts
+        if counts is not None and is_empty.any():
+            popularity = torch.zeros(1, self.scorer.vocab_size)
+            popularity[0, FIRST_ITEM_TOKEN : FIRST_ITEM_TOKEN + len(counts)] = torch.tensor(
+                counts, dtype=torch.float32
+            )
+            popular, how_often = top_k_items(lambda start, stop: popularity[:, start:stop], top_k, **rules)
+            items[is_empty], scores[is_empty] = popular.to(items), how_often.to(scores)
+        return {"items": items, "scores": scores, "num_unknown": torch.tensor(num_unknown), "is_popularity": is_empty}
+
+    def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+        tokens, scores = model_outputs["items"][0].tolist(), model_outputs["scores"][0].tolist()
+        found = [token for token in tokens if token >= 0]
+        recommendations = [
+            {"item_id": item_id, "score": score}
+            for item_id, score in zip(self.tokenizer.decode_items(found), scores, strict=False)
+        ]
+        if self.tokenizer.titles is not None:
+            for entry in recommendations:
+                entry["title"] = self.tokenizer.title(entry["item_id"])
+        return {
+            "recommendations": recommendations,
+            "num_unknown": int(model_outputs["num_unknown"]),
+            "is_popularity": bool(model_outputs["is_popularity"]),
+        }
+
+
+def _as_record(history: Any) -> dict[str, list]:
+    """A history as the `dict` that the base class takes for one input."""
+    if isinstance(history, dict):
+        if "history" not in history:
+            raise ValueError(f"A record needs 'history', found {', '.join(map(repr, history)) or 'nothing'}; add it.")
+        history = history["history"]
+    if isinstance(history, np.ndarray):
+        history = history.tolist()
+    if not isinstance(history, (list, tuple)):
+        raise ValueError(f"A history must be a list of item ids, found {history!r}; put the ids in a list.")
+    return {"history": list(history)}

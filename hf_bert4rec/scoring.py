@@ -1,0 +1,57 @@
+"""A trained model as a scorer: histories of tokens in, scores of any slice of the catalogue out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from .data_collator import DataCollatorForCloze
+from .modeling_bert4rec import Bert4RecForMaskedLM
+
+
+class ModelScorer:
+    r"""
+    Follows [`ranking.Scorer`]: each history is read once, then scored against as many slices as are asked for.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`]): Put in evaluation mode by the first call.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+        >>> scorer = ModelScorer(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=103)))
+        >>> scorer(None, [np.array([5, 9]), np.array([7])])(3, 103).shape
+        torch.Size([2, 100])
+    """
+
+    def __init__(self, model: Bert4RecForMaskedLM):
+        config = model.config
+        self.model, self.vocab_size = model, config.vocab_size
+        self.collator = DataCollatorForCloze(
+            max_length=config.max_position_embeddings,
+            pad_token_id=config.pad_token_id,
+            mask_token_id=config.mask_token_id,
+        )
+
+    @torch.inference_mode()
+    def user_vectors(self, histories: list[np.ndarray]) -> torch.Tensor:
+        """Vectors of shape `(num_histories, hidden_size)` in float32, see [`Bert4RecForMaskedLM.user_vectors`]."""
+        self.model.eval()
+        batch = self.collator.ranking_batch(histories)
+        device = self.model.device
+        return self.model.user_vectors(batch["input_ids"].to(device), batch["attention_mask"].to(device)).float()
+
+    def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> Callable[[int, int], torch.Tensor]:
+        """`score_items(start, stop)` gives float32 scores of shape `(num_histories, stop - start)`."""
+        vectors = self.user_vectors(histories)
+        head = self.model.get_output_embeddings()
+
+        @torch.inference_mode()
+        def score_items(start: int, stop: int) -> torch.Tensor:
+            bias = None if head.bias is None else head.bias[start:stop].float()
+            return torch.nn.functional.linear(vectors, head.weight[start:stop].float(), bias)
+
+        return score_items

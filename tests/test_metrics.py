@@ -1,0 +1,143 @@
+"""Metrics as arithmetic; the bootstrap against resampled users and against the normal approximation."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from hf_bert4rec.metrics import bootstrap_intervals, coverage, mean_popularity_rank, ranking_metrics
+
+
+def test_recall_counts_ranks_below_k():
+    metrics = ranking_metrics([0, 4, 5, 9, 10], ks=(1, 5, 10, 20))
+    assert metrics["recall@1"] == pytest.approx(1 / 5)
+    assert metrics["recall@5"] == pytest.approx(2 / 5)
+    assert metrics["recall@10"] == pytest.approx(4 / 5)
+    assert metrics["recall@20"] == pytest.approx(5 / 5)
+
+
+def test_ndcg_discounts_by_the_logarithm_of_the_place():
+    metrics = ranking_metrics([0, 2, 6, 10], ks=(1, 10))
+    assert metrics["ndcg@1"] == pytest.approx(1 / 4)
+    assert metrics["ndcg@10"] == pytest.approx((1 + 1 / math.log2(4) + 1 / math.log2(8)) / 4)
+
+
+def test_the_reciprocal_rank_is_not_cut():
+    assert ranking_metrics([0, 3, 99], ks=(1,))["mrr"] == pytest.approx((1 + 1 / 4 + 1 / 100) / 3)
+
+
+def test_half_ranks_enter_as_they_are():
+    metrics = ranking_metrics([0.5, 9.5], ks=(1, 10))
+    assert metrics["recall@1"] == 0.5
+    assert metrics["recall@10"] == 1.0
+    assert metrics["ndcg@10"] == pytest.approx((1 / math.log2(2.5) + 1 / math.log2(11.5)) / 2)
+    assert metrics["mrr"] == pytest.approx((1 / 1.5 + 1 / 10.5) / 2)
+
+
+def test_a_target_that_was_not_listed_counts_as_nothing():
+    assert ranking_metrics([0, math.inf], ks=(20,)) == {"recall@20": 0.5, "ndcg@20": 0.5, "mrr": 0.5}
+    assert bootstrap_intervals([math.inf] * 9, ks=(20,))["mrr"] == [0.0, 0.0]
+
+
+def test_the_keys_are_those_of_the_metrics_file():
+    names = ["recall@1", "ndcg@1", "recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "ndcg@20", "mrr"]
+    assert list(ranking_metrics([0])) == names
+    assert list(bootstrap_intervals([0])) == names
+
+
+def naive_intervals(ranks, ks, num_resamples=1000):
+    generator = np.random.default_rng(7)
+    drawn = [ranking_metrics(generator.choice(ranks, len(ranks)), ks) for _ in range(num_resamples)]
+    return {name: np.quantile([values[name] for values in drawn], [0.025, 0.975]) for name in drawn[0]}
+
+
+def test_intervals_are_those_of_resampled_users():
+    ranks = np.floor(np.random.default_rng(0).pareto(0.4, 600)).clip(0, 5000)
+    expected = naive_intervals(ranks, (1, 10))
+    for name, (low, high) in bootstrap_intervals(ranks, (1, 10)).items():
+        width = expected[name][1] - expected[name][0]
+        assert [low, high] == pytest.approx(expected[name], abs=0.1 * width), name
+
+
+def test_intervals_are_1_96_standard_errors_wide_for_many_users():
+    hits = np.arange(100_000) % 5 == 0
+    low, high = bootstrap_intervals(np.where(hits, 0, 50), ks=(1,))["recall@1"]
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.2 * 0.8 / 100_000), rel=0.1)
+    assert (low + high) / 2 == pytest.approx(0.2, abs=0.0005)
+
+
+def test_classes_of_ranks_beyond_every_k_keep_the_mean_of_the_reciprocal_rank():
+    ranks = np.arange(20, 40_000, dtype=np.float64)
+    low, high = bootstrap_intervals(ranks, num_resamples=4000)["mrr"]
+    reciprocal = 1 / (ranks + 1)
+    assert (low + high) / 2 == pytest.approx(reciprocal.mean(), rel=0.02)
+    assert high - low == pytest.approx(2 * 1.96 * reciprocal.std() / math.sqrt(len(ranks)), rel=0.1)
+
+
+def test_confidence_seed_and_number_of_resamples_change_the_intervals():
+    ranks = np.random.default_rng(1).integers(0, 40, 300)
+    usual = bootstrap_intervals(ranks)["ndcg@10"]
+    narrow = bootstrap_intervals(ranks, confidence=0.5)["ndcg@10"]
+    assert usual[0] < narrow[0] < narrow[1] < usual[1]
+    assert bootstrap_intervals(ranks)["ndcg@10"] == usual
+    assert bootstrap_intervals(ranks, seed=1)["ndcg@10"] != usual
+    assert bootstrap_intervals(ranks, num_resamples=50)["ndcg@10"] != usual
+    assert bootstrap_intervals(ranks, ks=(5,)).keys() == {"recall@5", "ndcg@5", "mrr"}
+
+
+def test_a_million_users_take_less_than_two_seconds():
+    ranks = np.floor(np.random.default_rng(0).pareto(0.3, 1_000_000)).clip(0, 1_000_000)
+    start = time.perf_counter()
+    bootstrap_intervals(ranks)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [([], "Ranks have shape"), ([[0]], "Ranks have shape"), ([0, math.nan], "row 1"), ([-0.5], "Rank -0.5 of row 0")],
+)
+def test_ranks_that_are_none_are_refused(ranks, message):
+    with pytest.raises(ValueError, match=message):
+        ranking_metrics(ranks)
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals(ranks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ks": ()}, "ks is"),
+        ({"ks": (0,)}, "ks is"),
+        ({"ks": (1.5,)}, "ks is"),
+        ({"confidence": 95}, "confidence is 95"),
+        ({"num_resamples": 0}, "num_resamples is 0"),
+    ],
+)
+def test_wrong_options_of_the_bootstrap_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals([0, 1], **options)
+
+
+def test_coverage_is_the_share_of_items_in_anybodys_list():
+    lists = np.array([[5, 6, 7], [5, 7, -1]])
+    assert coverage(lists, num_items=10, k=3) == 3 / 10
+    assert coverage(lists, num_items=10, k=1) == 1 / 10
+
+
+def test_the_popularity_rank_is_averaged_over_all_that_was_listed():
+    counts = np.array([10, 30, 20, 10])  # places 2.5, 0, 1, 2.5
+    lists = np.array([[1, 0], [2, -1]])
+    assert mean_popularity_rank(lists, counts, k=2) == (0 + 2.5 + 1) / 3
+    assert mean_popularity_rank(lists, counts, k=1) == (0 + 1) / 2
+
+
+def test_wrong_lists_are_named():
+    with pytest.raises(ValueError, match="Lists have shape"):
+        coverage(np.array([1, 2]), num_items=3, k=1)
+    with pytest.raises(ValueError, match="k is 3"):
+        coverage(np.array([[1, 2]]), num_items=3, k=3)
+    with pytest.raises(ValueError, match="2 distinct items, but num_items is 1"):
+        coverage(np.array([[1, 2]]), num_items=1, k=2)
+    with pytest.raises(ValueError, match="lists are empty"):
+        mean_popularity_rank(np.array([[-1]]), np.array([1]), k=1)
