@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import Pipeline, TrainingArguments, pipeline
 from transformers.utils import logging as transformers_logging
 
@@ -32,9 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     values = vars(options)
     command, function = values.pop("command"), values.pop("function")
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # of loading and saving; that of the training stays
     try:
         function(**values)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def one_line(error: BaseException) -> str:
     """What is wrong, without the lines that a library put around it."""
-    while type(error).__name__.startswith("StrictDataclass") and error.__cause__ is not None:
+    while isinstance(error, StrictDataclassError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"

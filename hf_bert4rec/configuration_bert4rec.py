@@ -4,8 +4,8 @@ Configuration of BERT4Rec: every number that fixes the architecture.
 *Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
-*Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin` and
-`head_layer_norm` are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
+*Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
+`embedding_layer_norm`, `head_layer_norm` and `linear_initializer` are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -41,7 +41,9 @@ class Bert4RecConfig(PreTrainedConfig):
         max_position_embeddings (`int`, *optional*, defaults to 200):
             Length of the window: of a longer history the newest events are kept, [MASK] included.
         initializer_range (`float`, *optional*, defaults to 0.02):
-            Standard deviation of the initial weights.
+            Standard deviation of the initial weights of embeddings and, with `linear_initializer="normal"`, of linear layers.
+        linear_initializer (`str`, *optional*, defaults to `"normal"`):
+            How linear layers start: `"normal"` as in BERT, or `"xavier"`, with which narrow models learn much faster.
         layer_norm_eps (`float`, *optional*, defaults to 1e-12):
             Epsilon of the layer norms.
         norm_position (`str`, *optional*, defaults to `"post"`):
@@ -49,6 +51,9 @@ class Bert4RecConfig(PreTrainedConfig):
             half of the block, with one more norm after the last block.
         position_origin (`str`, *optional*, defaults to `"oldest"`):
             Which event of the window has position 0: the `"oldest"` (the paper) or the `"newest"`.
+        embedding_layer_norm (`bool`, *optional*, defaults to `True`):
+            Whether the sum of item and position embedding is normalised, as in the authors' code and in BERT; the paper's
+            equation does not. With `norm_position="pre"` a model without it learns several times faster.
         head_layer_norm (`bool`, *optional*, defaults to `True`):
             Whether the head normalises GELU(h W + b) before the product with the item embeddings, as the authors' code
             and BERT do; the paper's equation does not.
@@ -64,7 +69,8 @@ class Bert4RecConfig(PreTrainedConfig):
             Whether the head scores with the input item embeddings.
 
     Raises:
-        ValueError: If a field has a value that no model can be built from; the message names field, value and remedy.
+        StrictDataclassError: If a field has a value that no model can be built from; its cause is a `ValueError` that names
+            field, value and remedy.
 
     Example:
         >>> config = Bert4RecConfig(vocab_size=103, norm_position="pre")
@@ -84,9 +90,11 @@ class Bert4RecConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
     initializer_range: float | int = 0.02
+    linear_initializer: str = "normal"
     layer_norm_eps: float | int = 1e-12
     norm_position: str = "post"
     position_origin: str = "oldest"
+    embedding_layer_norm: bool = True
     head_layer_norm: bool = True
     is_decoder: bool = False
     add_cross_attention: bool = False
@@ -98,10 +106,13 @@ class Bert4RecConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Called by `@strict` after each construction; raises `ValueError` in one line."""
-        if self.norm_position not in ("post", "pre"):
-            raise ValueError(f"norm_position is {self.norm_position!r}; choose 'post' or 'pre'.")
-        if self.position_origin not in ("oldest", "newest"):
-            raise ValueError(f"position_origin is {self.position_origin!r}; choose 'oldest' or 'newest'.")
+        for name, choices in (
+            ("norm_position", ("post", "pre")),
+            ("position_origin", ("oldest", "newest")),
+            ("linear_initializer", ("normal", "xavier")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {choices[0]!r} or {choices[1]!r}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACT2FN)}.")
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

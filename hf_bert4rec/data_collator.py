@@ -139,10 +139,8 @@ class DataCollatorForCloze:
         """Tokens and where they are events, both of shape (batch, longest); at least one column."""
         lengths = np.array([len(sequence) for sequence in sequences])
         columns = np.arange(max(lengths.max(), 1))
-        if self.padding_side == "left":
-            is_event = columns >= len(columns) - lengths[:, None]
-        else:
-            is_event = columns < lengths[:, None]
+        is_left = self.padding_side == "left"
+        is_event = columns >= len(columns) - lengths[:, None] if is_left else columns < lengths[:, None]
         tokens = np.full(is_event.shape, self.pad_token_id, dtype=np.int64)
         tokens[is_event] = np.concatenate(sequences)
         return tokens, is_event

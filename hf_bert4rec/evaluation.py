@@ -161,10 +161,13 @@ def popular_negatives(
             negatives[row] = distinct[: wanted[row]]
             if len(distinct) < wanted[row]:
                 still_open.append(row)
-        # Where nearly all weight is on known items the rest is drawn by exponential clocks, which is the same law.
+        # Where nearly all weight is on known items exponential clocks draw what is still missing, by the same law.
         if num_draws > 64 * num_negatives:
             for row in still_open:
-                negatives[row] = _by_clocks(users[row], known[row], weights, wanted[row], seed)
+                found = negatives[row]
+                taken = np.append(known[row], found)
+                rest = _by_clocks(users[row], taken, weights, wanted[row] - len(found), seed)
+                negatives[row] = np.append(found, rest)
             break
         num_draws, open_rows = num_draws * 4, np.array(still_open, dtype=np.int64)
     return negatives

@@ -5,9 +5,9 @@ BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transf
 (CIKM 2019), sections 3.2-3.5; blocks from `transformers.models.bert` (`norm_position="post"`) and
 `transformers.models.roberta_prelayernorm` (`"pre"`). Names of weights are BERT's, with `bert4rec.` for `bert.`.
 
-*Differences:* no segment embeddings; the embeddings are normalised as in the authors' code; positions are counted from
-the attention mask, so that padding never moves an event; only positions that carry a label, or are asked for by
-`logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
+*Differences:* no segment embeddings; positions are counted from the attention mask, so that padding never moves an
+event; only positions that carry a label, or are asked for by `logits_to_keep`, are projected on the catalogue, and the
+last block works on them alone.
 """
 
 import torch
@@ -37,13 +37,15 @@ from .pruned_layer import can_be_taken_apart, layer_at_positions
 
 
 class Bert4RecEmbeddings(nn.Module):
-    """Item embedding + learned position embedding, normalised (section 3.4 of the paper; no segments)."""
+    """Item embedding + learned position embedding (section 3.4 of the paper; no segments)."""
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.LayerNorm = nn.Identity()
+        if config.embedding_layer_norm:
+            self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -66,7 +68,8 @@ class Bert4RecPredictionHead(nn.Module):
         if not config.head_layer_norm:
             self.transform.LayerNorm = nn.Identity()
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        # The decoder's own bias, by the name that it has in BERT's checkpoints.
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)
@@ -103,7 +106,9 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, Bert4RecPredictionHead):
+        if isinstance(module, nn.Linear) and self.config.linear_initializer == "xavier":
+            init.xavier_normal_(module.weight)
+        if isinstance(module, Bert4RecPredictionHead) and module.bias is not None:
             init.zeros_(module.bias)
 
 
@@ -131,6 +136,15 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_pre_norm else nn.Identity()
         self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        """As of every module; also freezes the key biases, which `from_pretrained` makes trainable again."""
+        # A key's bias shifts all scores of a query alike and the softmax takes it out again. Its gradient is rounding noise,
+        # which Adam would blow up to steps of full size that differ from one split of a batch to another.
+        for layer in self.encoder.layer:
+            layer.attention.self.key.bias.requires_grad_(False)
+        return super().train(mode)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings.word_embeddings
@@ -282,7 +296,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
         self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
+        if self.config.tie_word_embeddings:
+            self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
     def forward(

@@ -40,7 +40,8 @@ class NextItemRecommendationPipeline(Pipeline):
     Returns:
         For each history a `dict`: `recommendations`, a list of `dict` with `item_id` (in the type it came in), `title`
         (where there are titles) and `score` (before the softmax), best first; `num_unknown`, the skipped items;
-        `is_popularity`, true where no known item was left in the history and the most popular items are given.
+        `is_popularity`, true where no known item was left in the history: then the first items of the vocabulary come, which
+        [`prepare`] orders by popularity, and the score is minus the place in it.
 
     Raises:
         ValueError: If `top_k` is larger than the catalogue or less than 1, if no allowed item is known, or if a history is
@@ -87,7 +88,7 @@ class NextItemRecommendationPipeline(Pipeline):
             if len(inputs) and all(isinstance(entry, (list, tuple, np.ndarray, dict)) for entry in inputs):
                 return super().__call__([_as_record(entry) for entry in inputs], *args, **kwargs)
             return super().__call__(_as_record(inputs), *args, **kwargs)
-        if isinstance(inputs, (str, bytes)) or not (isinstance(inputs, dict) or isinstance(inputs, Iterable)):
+        if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
             raise ValueError(f"A history must be a list of item ids, found {inputs!r}; put the ids in a list.")
         if not isinstance(inputs, (dict, types.GeneratorType)):
             inputs = (entry for entry in inputs)  # a column of a data set, read row by row
@@ -113,26 +114,19 @@ class NextItemRecommendationPipeline(Pipeline):
         seen = histories if filter_seen else None
         items, scores = top_k_items(self.scorer(None, histories), top_k, seen=seen, **rules)
         is_empty = torch.tensor([len(history) == 0 for history in histories])
-        counts = self.tokenizer.item_counts
-        if counts is not None and is_empty.any():
-            popularity = torch.zeros(1, self.scorer.vocab_size)
-            popularity[0, FIRST_ITEM_TOKEN : FIRST_ITEM_TOKEN + len(counts)] = torch.tensor(
-                counts, dtype=torch.float32
-            )
-            popular, how_often = top_k_items(lambda start, stop: popularity[:, start:stop], top_k, **rules)
-            items[is_empty], scores[is_empty] = popular.to(items), how_often.to(scores)
+        if is_empty.any():
+            # Items are numbered by popularity, so minus the token is a popularity score.
+            popular, places = top_k_items(lambda start, stop: -torch.arange(start, stop)[None].float(), top_k, **rules)
+            items[is_empty], scores[is_empty] = popular.to(items), places.to(scores) + FIRST_ITEM_TOKEN
         return {"items": items, "scores": scores, "num_unknown": torch.tensor(num_unknown), "is_popularity": is_empty}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         tokens, scores = model_outputs["items"][0].tolist(), model_outputs["scores"][0].tolist()
         found = [token for token in tokens if token >= 0]
-        recommendations = [
-            {"item_id": item_id, "score": score}
-            for item_id, score in zip(self.tokenizer.decode_items(found), scores, strict=False)
-        ]
-        if self.tokenizer.titles is not None:
-            for entry in recommendations:
-                entry["title"] = self.tokenizer.title(entry["item_id"])
+        recommendations = []
+        for item_id, score in zip(self.tokenizer.decode_items(found), scores, strict=False):
+            title = {} if self.tokenizer.titles is None else {"title": self.tokenizer.title(item_id)}
+            recommendations.append({"item_id": item_id, **title, "score": score})
         return {
             "recommendations": recommendations,
             "num_unknown": int(model_outputs["num_unknown"]),

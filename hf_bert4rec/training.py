@@ -40,7 +40,13 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 OPTIONS_FILE = "options.json"
 
-MODEL_DEFAULTS = {"norm_position": "pre", "position_origin": "newest"}
+MODEL_DEFAULTS = {
+    "norm_position": "pre",
+    "position_origin": "newest",
+    "embedding_layer_norm": False,
+    "linear_initializer": "xavier",
+    "hidden_dropout_prob": 0.1,
+}
 ARGUMENT_DEFAULTS = {
     "num_train_epochs": 100,
     "per_device_train_batch_size": 128,

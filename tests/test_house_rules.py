@@ -3,7 +3,9 @@ The rules of the house that ruff does not know, held on the syntax trees: import
 """
 
 import ast
+import configparser
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,17 @@ def names_no_thing(path: Path) -> bool:
     return any(re.fullmatch(r"(.*_)?(utils?|common|helpers?)", part) for part in path.with_suffix("").parts)
 
 
+def packages_at_import(source: str) -> set[str]:
+    """Other people's packages without which a module cannot be imported; those imported in a function are optional."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"hf_bert4rec"}
+
+
 @pytest.mark.parametrize("path", PACKAGE, ids=str)
 def test_imports_go_one_way(path):
     assert wrong_imports(path, (ROOT / path).read_text("utf-8")) == []
@@ -113,6 +126,13 @@ def test_nothing_is_left_for_later_or_filed_under_no_name(path):
     assert not names_no_thing(path)
 
 
+def test_what_is_imported_is_required_and_nothing_else():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", "utf-8")
+    required = {re.split(r"[<>=]", line)[0] for line in setup["options"]["install_requires"].split()}
+    assert required == set().union(*(packages_at_import((ROOT / path).read_text("utf-8")) for path in PACKAGE))
+
+
 @pytest.mark.parametrize(
     ("module", "source", "wrong"),
     [
@@ -131,6 +151,11 @@ def test_nothing_is_left_for_later_or_filed_under_no_name(path):
 )
 def test_an_import_against_the_direction_is_found(module, source, wrong):
     assert wrong_imports(Path(f"hf_bert4rec/{module}.py"), source) == wrong
+
+
+def test_a_package_that_is_imported_is_found_unless_it_is_optional():
+    assert packages_at_import("import os, torch.nn\nfrom numpy import array") == {"torch", "numpy"}
+    assert packages_at_import("from .losses import x\ndef f():\n    import matplotlib") == set()
 
 
 def test_what_is_too_long_is_found():

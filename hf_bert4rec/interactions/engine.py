@@ -1,0 +1,119 @@
+"""
+The engine that reads, filters and sorts a log: DuckDB inside this process, spilling to disk beyond a memory limit.
+
+Everything that only DuckDB understands stands here, in how a log is read (`log.py`, `sources.py`, `tables.py`) and in
+`times.py`; the statements of `filters.py` and `preparation.py` are plain SQL.
+
+*Source:* DESIGN, decision 7 (an embedded engine that streams, spills and names the bad line).
+
+*Differences:* none.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+ENGINE_FILE = "engine.duckdb"
+SPILL_FOLDER = "spill"
+NUM_ROWS_PER_BATCH = 1 << 14
+
+
+class Engine:
+    """
+    A DuckDB connection whose tables live in one folder.
+
+    Args:
+        folder (`Path`): Where tables and the spilled parts of a sort are kept; of use only while the engine lives.
+        memory_limit (`str`): Memory of the engine, such as `"1GB"`. The process itself comes on top.
+        threads (`int`, *optional*): Number of threads; all cores by default.
+
+    Raises:
+        ValueError: If the limit or the number of threads is not one.
+    """
+
+    def __init__(self, folder: Path, memory_limit: str, threads: int | None = None):
+        self.connection = duckdb.connect(str(folder / ENGINE_FILE))
+        try:
+            self.connection.execute(f"set memory_limit = {literal(memory_limit)}")
+        except duckdb.Error as error:
+            self.close()
+            raise ValueError(
+                f"memory_limit {memory_limit!r} is not an amount of memory such as '1GB': {first_line(error)}"
+            ) from None
+        self.run(f"set temp_directory = {literal(folder / SPILL_FOLDER)}")
+        # Times without an offset are UTC on every machine, and nothing appears on the terminal but what the caller prints.
+        self.run("set TimeZone = 'UTC'")
+        self.run("set enable_progress_bar = false")
+        self.run("set preserve_insertion_order = true")
+        if threads is not None:
+            self.run(f"set threads = {int(threads)}")
+
+    def run(self, statement: str) -> None:
+        """Run a statement for its effect."""
+        self.connection.execute(statement)
+
+    def row(self, query: str) -> tuple[Any, ...]:
+        """The first row of a query."""
+        # Not fetchone: a result that is not read to its end blocks the connection.
+        return self.connection.execute(query).fetchall()[0]
+
+    def value(self, query: str) -> Any:
+        """The first value of the first row of a query."""
+        return self.row(query)[0]
+
+    def batches(self, query: str) -> Iterator[pa.RecordBatch]:
+        """The rows of a query, in order, a batch at a time."""
+        yield from self.connection.sql(query).to_arrow_reader(NUM_ROWS_PER_BATCH)
+
+    def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
+        """Let queries read Arrow rows under a name."""
+        self.connection.register(name, rows)
+
+    def unregister(self, name: str) -> None:
+        """Forget rows that were registered."""
+        self.connection.unregister(name)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.connection.close()
+
+
+def literal(value: object) -> str:
+    """A text literal of SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in its first line."""
+    return str(error).partition("\n")[0].strip()
+
+
+@contextmanager
+def plain_resource_errors(folder: Path, memory_limit: str) -> Iterator[None]:
+    """
+    Turns an engine or a disk that ran out into one line.
+
+    Raises:
+        OSError: If the disk is full.
+        ValueError: If the engine's memory does not suffice.
+    """
+    full = f"no space left on device while writing {folder}: free some, or choose an output folder on another disk"
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        if "temp_directory" in str(error) and "max_temp_directory_size" in str(error):
+            raise OSError(errno.ENOSPC, full) from None
+        raise ValueError(
+            f"memory_limit {memory_limit!r} is too small for this log ({first_line(error)}): raise it"
+        ) from None
+    except (duckdb.Error, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, full) from None
+        raise

@@ -1,0 +1,215 @@
+"""
+Logs that carry types: Parquet files, and rows in memory (pandas, pyarrow, `datasets.Dataset`). The interface is that of
+`sources.py`.
+
+*Source:* DuckDB's `read_parquet`; Arrow's types.
+
+*Differences:* integer ids become text and are remembered as integers. Ids that are neither text nor integers are refused:
+nobody can tell whether 1.0 was "1".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .engine import Engine, first_line
+from .sources import IDS, identifier, path_literal
+
+NUM_ROWS_PER_CHUNK = 1 << 16
+REGISTERED = "given_rows"
+
+
+class ParquetSource:
+    """
+    Parquet files with the same columns.
+
+    Args:
+        paths (`list[str]`): The files, in the order of the log.
+
+    Raises:
+        ValueError: If one of them is not a Parquet file.
+    """
+
+    first_record = None
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+        self.name = paths[0]
+        self._schemas: list[pa.Schema] = []
+        # The row of a log of several files: number of the file times this, plus number of the row in the file.
+        self._num_rows_per_file = 1
+        for path in paths:
+            try:
+                with pq.ParquetFile(path) as file:
+                    self._schemas.append(file.schema_arrow)
+                    self._num_rows_per_file = max(self._num_rows_per_file, file.metadata.num_rows)
+            except pa.ArrowException as error:
+                raise ValueError(f"{path} is not a whole Parquet file ({first_line(error)}): write it again") from None
+        self.columns = self._schemas[0].names
+
+    def kind(self, role: str, position: int) -> str:
+        name, expected = self.columns[position], self._schemas[0].field(position).type
+        for path, schema in zip(self.paths, self._schemas, strict=True):
+            if schema.names.count(name) != 1:
+                count = schema.names.count(name)
+                raise ValueError(
+                    f"{path} has {count} columns named {name!r}: all files need the same columns, once each"
+                )
+            if (found := schema.field(name).type) != expected:
+                raise ValueError(
+                    f"column {name!r} is {found} in {path} and {expected} in {self.name}: write it as one type"
+                )
+        return column_kind(role, expected, f"column {name!r} of {self.name}")
+
+    def query(self, chosen: dict[str, int]) -> str:
+        selected = [
+            engine_column(role, identifier(self.columns[position]), self._schemas[0].field(position).type)
+            for role, position in chosen.items()
+        ]
+        paths = ", ".join(path_literal(path) for path in self.paths)
+        # 32 bits where that suffices: the row is a sort key, and a narrow one halves the time of the sort.
+        width = "integer" if len(self.paths) * self._num_rows_per_file < 1 << 31 else "bigint"
+        row = f"cast(file_index * {self._num_rows_per_file} + file_row_number as {width}) as row_index"
+        options = "binary_as_string = true, file_row_number = true"
+        return f"select {', '.join(selected)}, {row} from read_parquet([{paths}], {options})"
+
+    def place(self, row: int) -> str:
+        file, number = divmod(row, self._num_rows_per_file)
+        return f"{self.paths[file]}, row {number + 1}"
+
+    def fault(self) -> str | None:
+        return None
+
+
+class MemorySource:
+    """
+    Rows in memory: `pyarrow.Table`, `pandas.DataFrame` or `datasets.Dataset` (which is read a chunk at a time).
+
+    Args:
+        rows: The table, frame or data set.
+        engine (`Engine`): Where the rows are made known.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+
+    first_record = None
+
+    def __init__(self, rows: Any, engine: Engine):
+        self._rows, self._engine = rows, engine
+        self._library = type(rows).__module__.partition(".")[0]
+        self._arrays: dict[int, pa.ChunkedArray] = {}
+        if self._library == "pandas" and hasattr(rows, "columns"):
+            self.columns = [str(name) for name in rows.columns]
+        elif isinstance(rows, pa.Table) or (
+            self._library == "datasets" and isinstance(getattr(rows, "num_rows", None), int)
+        ):
+            self.columns = list(rows.column_names)
+        else:
+            raise ValueError(
+                f"a log of type {type(rows).__module__}.{type(rows).__name__} cannot be read: give a path, a list of paths, "
+                "a pandas.DataFrame, a pyarrow.Table or one split of a datasets.DatasetDict"
+            )
+        self.name = f"the {self._library}.{type(rows).__name__}"
+
+    def kind(self, role: str, position: int) -> str:
+        return column_kind(role, self._type(position), f"column {self.columns[position]!r} of {self.name}")
+
+    def query(self, chosen: dict[str, int]) -> str:
+        types = {role: self._type(position) for role, position in chosen.items()}
+        self._engine.register(REGISTERED, self._reader(chosen, types))
+        return f"select {', '.join(engine_column(role, role, types[role]) for role in chosen)} from {REGISTERED}"
+
+    def place(self, row: int) -> str:
+        return f"{self.name}, row {row + 1}"
+
+    def fault(self) -> str | None:
+        return None
+
+    def _type(self, position: int) -> pa.DataType:
+        if self._library == "datasets":
+            return self._rows.features.arrow_schema.field(self.columns[position]).type
+        if self._library == "pyarrow":
+            return self._rows.schema.field(position).type
+        if position not in self._arrays:
+            column = f"column {self.columns[position]!r} of {self.name}"
+            self._arrays[position] = pandas_column(self._rows.iloc[:, position], column)
+        return self._arrays[position].type
+
+    def _reader(self, chosen: dict[str, int], types: dict[str, pa.DataType]) -> pa.Table | pa.RecordBatchReader:
+        if self._library == "pandas":
+            return pa.table({role: self._arrays[position] for role, position in chosen.items()})
+        if self._library == "pyarrow":
+            return self._rows.select(list(chosen.values())).rename_columns(list(chosen))
+        names = [self.columns[position] for position in chosen.values()]
+        chunks = self._rows.select_columns(names).with_format("arrow").iter(batch_size=NUM_ROWS_PER_CHUNK)
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for chunk in chunks:
+                yield from chunk.select(names).rename_columns(list(chosen)).to_batches()
+
+        return pa.RecordBatchReader.from_batches(pa.schema(list(types.items())), batches())
+
+
+def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
+    """
+    `"text"`, `"integer"`, `"float"` or `"timestamp"`.
+
+    Raises:
+        ValueError: If a column of this type cannot play the role.
+    """
+    types = pa.types
+    if types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    if types.is_string(column_type) or types.is_large_string(column_type) or types.is_string_view(column_type):
+        return "text"
+    # Parquet files of some writers hold text as bytes; a column of nulls is text without a value.
+    if types.is_binary(column_type) or types.is_null(column_type):
+        return "text"
+    if types.is_integer(column_type):
+        return "integer"
+    if role in IDS:
+        raise ValueError(
+            f"{column} holds {column_type} values, and ids are text or integers: convert it first "
+            "(in pandas: astype('Int64') or astype(str))"
+        )
+    if role in ("time", "rating") and (types.is_floating(column_type) or types.is_decimal(column_type)):
+        return "float"
+    if role == "time" and (types.is_timestamp(column_type) or types.is_date(column_type)):
+        return "timestamp"
+    raise ValueError(
+        f"{column} holds {column_type} values, which are no {role}: choose another column or convert it first"
+    )
+
+
+def engine_column(role: str, name: str, column_type: pa.DataType) -> str:
+    """A column in a type that the engine orders well: integers of 64 bits, doubles, text; points in time as they are."""
+    kind = column_kind(role, column_type, name)
+    target = {"text": "string", "integer": "bigint", "float": "double", "timestamp": ""}[kind]
+    if role == "title":
+        target = "string"
+    elif kind == "integer" and column_type == pa.uint64():
+        target = "hugeint"
+    return f"cast({name} as {target}) as {role}_value" if target else f"{name} as {role}_value"
+
+
+def pandas_column(series: Any, column: str) -> pa.ChunkedArray:
+    """
+    A pandas column as Arrow. Python integers among texts become text.
+
+    Raises:
+        ValueError: If it mixes other kinds of values.
+    """
+    import pandas
+
+    if series.dtype == object and pandas.api.types.infer_dtype(series, skipna=True) == "mixed-integer":
+        series = series.where(series.isna(), series.astype(str))
+    try:
+        array = pa.array(series, from_pandas=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"{column} mixes values ({first_line(error)}): convert it to one type first") from None
+    return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])

@@ -1,0 +1,275 @@
+"""The whole protocol against loops over a small random world; the law of the negatives; the same ranks inside `Trainer`."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import Trainer, TrainingArguments
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, evaluation
+from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
+from hf_bert4rec.data_collator import DataCollatorForCloze
+from hf_bert4rec.evaluation import PROTOCOLS, TrainerRanking, evaluate, popular_negatives
+from hf_bert4rec.randomness import uniform
+from hf_bert4rec.scoring import ModelScorer
+from hf_bert4rec.sequences import EvaluationSequences, training_events
+
+NUM_ITEMS = 150
+VOCAB_SIZE = NUM_ITEMS + FIRST_ITEM_TOKEN
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Sixty users with 2 to 40 events each; items repeat, popular ones more often, and the last twenty are never trained on."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(2, 40, 60)
+    train_end = np.where(lengths >= 3, lengths - 2, lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = (NUM_ITEMS * generator.random(offsets[-1]) ** 2).astype(np.int32)
+    places = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    is_training = places < np.repeat(train_end, lengths)
+    events[is_training] %= NUM_ITEMS - 20
+    return SimpleNamespace(
+        events=events,
+        offsets=offsets,
+        train_end=train_end,
+        validation_target=np.where(lengths >= 3, lengths - 2, -1),
+        test_target=np.where(lengths >= 3, lengths - 1, -1),
+        num_users=60,
+        num_items=NUM_ITEMS,
+        num_events=int(offsets[-1]),
+    )
+
+
+@pytest.fixture(scope="module")
+def counts(data):
+    return np.bincount(training_events(data)[0], minlength=VOCAB_SIZE)
+
+
+class RandomScorer:
+    """Whole numbers as scores, so that many tie, one row for each user."""
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, seed):
+        self.scores = torch.from_numpy(np.random.default_rng(seed).integers(0, 50, (60, VOCAB_SIZE))).float()
+
+    def __call__(self, user_ids, histories):
+        assert len(user_ids) == len(histories)
+        return lambda start, stop: self.scores[user_ids, start:stop]
+
+
+def naive_negatives(user, known, weights, num_negatives, seed=0):
+    """One number at a time: the first token whose share of the weights, added up, lies above it."""
+    edges, negatives, place = np.cumsum(weights) / weights.sum(), [], 0
+    while len(negatives) < num_negatives:
+        token = int((edges <= uniform("negatives", seed, user, place)).sum())
+        if token not in negatives and token not in known:
+            negatives.append(token)
+        place += 1
+    return negatives
+
+
+def naive_evaluation(scorer, data, split, counts, protocol):
+    """Every user, every item, one comparison at a time."""
+    gains = {f"{name}@{k}": [] for k in (1, 5, 10, 20) for name in ("recall", "ndcg")} | {"mrr": []}
+    is_cold = []
+    for user in range(60):
+        place = {"validation": data.validation_target, "test": data.test_target}[split][user]
+        if place < 0:
+            continue
+        tokens = [int(item) + 3 for item in data.events[data.offsets[user] :][: place + 1]]
+        history, target = set(tokens[:-1]), tokens[-1]
+        if protocol == "popularity-100":
+            num_free = sum(count > 0 and token not in history | {target} for token, count in enumerate(counts))
+            rivals = naive_negatives(user, history | {target}, counts, min(100, num_free), seed=3)
+        else:
+            forbidden = history if protocol == "full-catalogue" else set()
+            rivals = [token for token in range(3, VOCAB_SIZE) if token not in forbidden | {target}]
+        scores = scorer.scores[user].tolist()
+        rank = sum((scores[r] > scores[target]) + 0.5 * (scores[r] == scores[target]) for r in rivals)
+        for k in (1, 5, 10, 20):
+            gains[f"recall@{k}"].append(float(rank < k))
+            gains[f"ndcg@{k}"].append(1 / math.log2(rank + 2) if rank < k else 0.0)
+        gains["mrr"].append(1 / (rank + 1))
+        is_cold.append(counts[target] == 0)
+    return {name: np.mean(values) for name, values in gains.items()}, np.mean(is_cold), len(is_cold)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
+    scorers = {"one": RandomScorer(1), "other": RandomScorer(2)}
+    options = {"protocol": protocol, "batch_size": 7, "seed": 3}
+    result = evaluate(scorers, EvaluationSequences(data, split=split), counts, **options)
+    assert (result["protocol"], result["split"]) == (protocol, split)
+    for name, scorer in scorers.items():
+        metrics, cold_targets, num_users = naive_evaluation(scorer, data, split, counts, protocol)
+        assert result["num_users"] == num_users
+        assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
+        intervals = result[name].pop("intervals")
+        assert result[name] == pytest.approx(metrics)
+        assert all(low <= result[name][key] <= high for key, (low, high) in intervals.items())
+        assert set(intervals) == set(metrics)
+
+
+def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
+    def run(split="test", **options):
+        result = evaluate({"model": RandomScorer(1)}, EvaluationSequences(data, split=split), counts, **options)
+        return result["model"]["mrr"], result["model"]["intervals"]["mrr"]
+
+    full = run()
+    assert full == run(protocol="full-catalogue") == run(batch_size=1)
+    assert len({full[0], run(protocol="unfiltered")[0], run(protocol="popularity-100")[0], run("validation")[0]}) == 4
+    assert run(seed=1)[0] == full[0]
+    assert run(seed=1)[1] != full[1]
+    sampled = run(protocol="popularity-100")
+    assert sampled == run(protocol="popularity-100", batch_size=3)
+    assert sampled[0] != run(protocol="popularity-100", seed=1)[0]
+
+
+def test_all_scorers_are_ranked_against_the_same_negatives(data, counts, monkeypatch):
+    asked = []
+    original = evaluation.rank_targets
+    monkeypatch.setattr(
+        evaluation, "rank_targets", lambda *args, **rules: asked.append(rules) or original(*args, **rules)
+    )
+    scorers = {"one": RandomScorer(1), "other": RandomScorer(2)}
+    evaluate(scorers, EvaluationSequences(data, split="test"), counts, protocol="popularity-100", batch_size=100)
+    one, other = (rules["candidates"] for rules in asked)
+    assert [tokens.tolist() for tokens in one] == [tokens.tolist() for tokens in other]
+    assert {len(tokens) for tokens in one} <= set(range(80, 101))
+
+
+def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypatch):
+    sequences, scorers = EvaluationSequences(data, split="test"), {"model": RandomScorer(1)}
+    alone = evaluate(scorers, sequences, counts, batch_size=8)
+    parts, results = [], []
+    for gathering in (False, True):
+        for process in range(2):
+            state = SimpleNamespace(process_index=process, num_processes=2)
+            monkeypatch.setattr(evaluation, "PartialState", lambda state=state: state)
+            gather = (lambda part: parts) if gathering else (lambda part: parts.extend(part) or part)
+            monkeypatch.setattr(evaluation, "gather_object", gather)
+            results.append(evaluate(scorers, sequences, counts, batch_size=8))
+    assert results[2] == results[3]
+    assert results[2]["model"]["mrr"] == pytest.approx(alone["model"]["mrr"])
+    assert results[2]["model"]["intervals"] == alone["model"]["intervals"]
+    assert results[2]["cold_targets"] == alone["cold_targets"]
+    sizes = [len(ranks["model"]) for _, ranks in parts]
+    assert sum(sizes) == len(sequences)
+    assert min(sizes) >= 24
+
+
+def test_an_unknown_protocol_is_refused(data, counts):
+    with pytest.raises(
+        ValueError, match="There is no protocol 'uniform'; choose one of full-catalogue, unfiltered, pop"
+    ):
+        evaluate({}, EvaluationSequences(data, split="test"), counts, protocol="uniform")
+
+
+@given(
+    st.lists(st.sampled_from([0, 1, 2, 5, 40]), min_size=4, max_size=30).filter(any),
+    st.sets(st.integers(0, 29), max_size=12),
+    st.integers(1, 12),
+    st.integers(0, 3),
+)
+def test_negatives_are_distinct_unknown_and_drawn_as_a_naive_loop_draws_them(weights, known, num_negatives, seed):
+    weights = np.array(weights, dtype=float)
+    known = {token for token in known if token < len(weights)}
+    free = {token for token, weight in enumerate(weights) if weight > 0} - known
+    users = np.array([4, 9])
+    rows = popular_negatives(users, [np.array(sorted(known), dtype=int)] * 2, weights, num_negatives, seed=seed)
+    for user, tokens in zip(users, rows, strict=True):
+        assert len(tokens) == len(set(tokens)) == min(num_negatives, len(free))
+        assert set(tokens) <= free
+        assert tokens.tolist() == naive_negatives(user, known, weights, len(tokens), seed)
+
+
+def test_negatives_are_a_function_of_seed_and_user_alone():
+    weights, known = np.arange(1.0, 51.0), [np.array([3, 7])] * 20
+    together = popular_negatives(np.arange(20), known, weights, 10)
+    alone = [popular_negatives(np.array([user]), known[:1], weights, 10)[0] for user in range(20)]
+    assert [tokens.tolist() for tokens in together] == [tokens.tolist() for tokens in alone]
+    assert len({tuple(tokens) for tokens in together}) == 20
+    assert together[0].tolist() != popular_negatives(np.arange(1), known[:1], weights, 10, seed=1)[0].tolist()
+
+
+@pytest.mark.parametrize("known_weight", [0.0, 4.0, 1500.0, 1e7], ids=["nothing", "little", "most", "nearly all"])
+def test_the_first_two_negatives_follow_the_weights(known_weight):
+    # Where the user knows nearly all of the weight, the draws give up and the clocks ring: the law is the same.
+    weights, num_users = np.array([0.0, known_weight, 1, 2, 3, 4]), 4000
+    known = [np.array([1])] * num_users
+    drawn = np.array(popular_negatives(np.arange(num_users), known, weights, 2))
+    counts = np.zeros((6, 6))
+    np.add.at(counts, (drawn[:, 0], drawn[:, 1]), 1)
+    shares = weights[2:] / 10
+    law = shares[:, None] * shares / (1 - shares[:, None]) * (1 - np.eye(4))  # the second among those that are left
+    expected = law[law > 0] * num_users
+    assert counts[:2].sum() == counts[:, :2].sum() == 0
+    assert ((counts[2:, 2:][law > 0] - expected) ** 2 / expected).sum() < 11 + 4 * math.sqrt(2 * 11)
+
+
+def test_what_was_drawn_stays_drawn_where_the_clocks_add_the_rest():
+    weights, known = np.array([1270.0, *[1.0] * 10]), np.array([0])
+    rows = popular_negatives(np.arange(40), [known] * 40, weights, 10)
+    assert [sorted(tokens) for tokens in rows] == [list(range(1, 11))] * 40
+    assert [tokens[0] for tokens in rows] == [naive_negatives(user, {0}, weights, 1)[0] for user in range(40)]
+
+
+def test_a_small_catalogue_gives_fewer_negatives():
+    rows = popular_negatives(
+        np.arange(2), [np.array([3, 4]), np.array([3, 4, 5, 6])], np.array([0, 0, 0, 1, 1, 1, 1.0]), 9
+    )
+    assert [sorted(tokens) for tokens in rows] == [[5, 6], []]
+
+
+@pytest.mark.parametrize("batch_size", [4, 64])
+def test_ranking_inside_the_trainer_equals_evaluate(data, counts, tmp_path, batch_size):
+    # The window is shorter than most histories, whose seen items are forbidden all the same.
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16, "max_position_embeddings": 12}
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=VOCAB_SIZE, initializer_range=0.5, **sizes))
+    sequences, ranking = EvaluationSequences(data, split="validation"), TrainerRanking()
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        batch_eval_metrics=True,
+        label_names=["labels", "seen_items"],
+        per_device_eval_batch_size=batch_size,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=DataCollatorForCloze(max_length=12),
+        eval_dataset=sequences,
+        compute_metrics=ranking.compute_metrics,
+        preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
+    )
+    expected = evaluate({"model": ModelScorer(model)}, sequences, counts)["model"]
+    for _ in range(2):  # the second evaluation begins with no ranks of the first
+        metrics = trainer.evaluate()
+        found = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        assert {name: found[name] for name in expected if name != "intervals"} == pytest.approx(
+            {name: value for name, value in expected.items() if name != "intervals"}, abs=1e-6
+        )
+        assert found["loss"] > 0
+
+
+def test_the_trainer_finds_targets_and_seen_items_wherever_padding_has_put_them():
+    logits = torch.tensor([[9.0, 9, 9, 4, 3, 2, 1], [9.0, 9, 9, 1, 2, 3, 4]])
+    labels = torch.tensor([[-100, 5, -100, -100], [-100, -100, 4, -100]])
+    seen_items = torch.tensor([[-100, -100, 3, 5], [6, -100, -100, -100]])
+    ranking = TrainerRanking()
+    ranks = ranking.preprocess_logits_for_metrics(logits, (labels, seen_items))
+    assert ranks.tolist() == [1.0, 1.0]
+    prediction = SimpleNamespace(predictions=ranks)
+    assert ranking.compute_metrics(prediction, compute_result=False) == {}
+    assert ranking.compute_metrics(prediction, compute_result=True)["mrr"] == pytest.approx(1 / 2)
+    assert ranking.compute_metrics(SimpleNamespace(predictions=torch.zeros(1)), compute_result=True)["mrr"] == 1

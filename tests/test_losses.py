@@ -1,0 +1,127 @@
+"""The chunked loss against plain cross-entropy, in value and in gradient, on both sides of the border of a chunk."""
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_bert4rec.losses import ROWS_PER_CHUNK, catalogue_cross_entropy
+
+
+def random_case(num_labels, vocab_size, with_bias=True):
+    """Hidden states, embeddings, bias and labels, of which every fifth is -100."""
+    hidden_states = torch.randn(num_labels, 8, requires_grad=True)
+    embeddings = torch.randn(vocab_size, 8, requires_grad=True)
+    bias = torch.randn(vocab_size, requires_grad=True) if with_bias else None
+    labels = torch.randint(0, vocab_size, (num_labels,))
+    labels[4::5] = -100
+    return hidden_states, embeddings, bias, labels
+
+
+def naive_loss(hidden_states, embeddings, bias, labels):
+    """Sum over the labels of minus the log of the softmax, one row at a time; and the number of labels."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for hidden_state, label in zip(hidden_states, labels.tolist(), strict=True):
+        if label != -100:
+            scores = (embeddings @ hidden_state + (0 if bias is None else bias)).double()
+            total = total + scores.exp().sum().log() - scores[label]
+            count += 1
+    return total, count
+
+
+def gradients(loss, *tensors):
+    return torch.autograd.grad(loss, [tensor for tensor in tensors if tensor is not None])
+
+
+class LargestTensor(TorchDispatchMode):
+    """Counts the elements of the largest tensor that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.num_elements = max(self.num_elements, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("num_labels", "vocab_size"), [(1, 4), (3, 50), (255, 7), (256, 7), (257, 7), (600, 4)])
+def test_loss_and_gradients_equal_a_naive_loop(num_labels, vocab_size, with_bias):
+    assert ROWS_PER_CHUNK == 256  # else the shapes above miss the border of a chunk
+    *tensors, labels = random_case(num_labels, vocab_size, with_bias)
+    total, count = naive_loss(*tensors, labels)
+    loss = catalogue_cross_entropy(*tensors, labels)
+    torch.testing.assert_close(loss, (total / count).float())
+    for found, expected in zip(gradients(loss, *tensors), gradients(total / count, *tensors), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_items", [1000, torch.tensor(1000)])
+def test_the_sum_is_divided_by_the_number_of_labels_of_all_batches(num_items):
+    *tensors, labels = random_case(300, 9)
+    total, _ = naive_loss(*tensors, labels)
+    loss = catalogue_cross_entropy(*tensors, labels, num_items)
+    torch.testing.assert_close(loss, (total / 1000).float())
+
+
+def test_parts_of_a_batch_add_up_to_the_whole():
+    *tensors, labels = random_case(300, 9)
+    hidden_states, embeddings, bias = tensors
+    num_items = int((labels != -100).sum())
+    whole = catalogue_cross_entropy(*tensors, labels)
+    parts = sum(
+        catalogue_cross_entropy(hidden_states[rows], embeddings, bias, labels[rows], num_items)
+        for rows in (slice(0, 7), slice(7, 280), slice(280, 300))
+    )
+    torch.testing.assert_close(parts, whole)
+    for found, expected in zip(gradients(parts, *tensors), gradients(whole, *tensors), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_scores_cost_the_logarithm_of_the_catalogue():
+    loss = catalogue_cross_entropy(torch.zeros(5, 4), torch.ones(50, 4), None, torch.arange(5))
+    assert loss.item() == pytest.approx(math.log(50))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("num_labels", [0, 3])
+def test_without_a_label_the_loss_is_zero_and_reaches_every_parameter(num_labels, with_bias):
+    *tensors, labels = random_case(num_labels, 9, with_bias)
+    for num_items in (None, 12):
+        loss = catalogue_cross_entropy(*tensors, torch.full_like(labels, -100), num_items)
+        assert loss.item() == 0
+        assert all((gradient == 0).all() for gradient in gradients(loss, *tensors))
+
+
+def test_the_matrix_of_all_scores_never_exists():
+    hidden_states, embeddings, bias, labels = random_case(1500, 50)
+    with LargestTensor() as plain:
+        torch.nn.functional.cross_entropy(hidden_states @ embeddings.T + bias, labels).backward()
+    with LargestTensor() as chunked:
+        catalogue_cross_entropy(hidden_states, embeddings, bias, labels).backward()
+    assert plain.num_elements == 1500 * 50
+    assert chunked.num_elements <= max(256 * 50, 1500 * 8)
+
+
+@pytest.mark.parametrize("num_labels", [300, 20_000])
+def test_half_precision_stays_close_to_single_however_many_labels(num_labels):
+    *tensors, labels = random_case(num_labels, 50)
+    tensors = [tensor.detach().bfloat16().requires_grad_() for tensor in tensors]
+    expected = catalogue_cross_entropy(*(tensor.float() for tensor in tensors), labels)
+    loss = catalogue_cross_entropy(*tensors, labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    assert all(gradient.dtype == torch.bfloat16 for gradient in gradients(loss, *tensors))
+
+
+def test_the_loss_is_the_same_where_a_compiler_traces_it():
+    *tensors, labels = random_case(300, 9)
+    compiled = torch.compile(catalogue_cross_entropy, backend="eager", fullgraph=True)
+    loss, expected = compiled(*tensors, labels), catalogue_cross_entropy(*tensors, labels)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(gradients(loss, *tensors), gradients(expected, *tensors), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

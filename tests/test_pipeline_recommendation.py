@@ -1,0 +1,148 @@
+"""Raw ids in, ranked raw ids, titles and scores out; the same answer one by one, in a batch and as a stream."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, NextItemRecommendationPipeline
+from transformers import pipeline
+
+ITEMS = [f"item {number}" for number in range(12)]
+
+
+@pytest.fixture(scope="module")
+def recommend():
+    torch.manual_seed(0)
+    config = Bert4RecConfig(vocab_size=15, hidden_size=16, intermediate_size=32, initializer_range=0.5)
+    model = Bert4RecForMaskedLM(config).eval()
+    tokenizer = Bert4RecTokenizer.from_items(ITEMS, titles={"item 3": "Three"})
+    return pipeline("next-item-recommendation", model=model, tokenizer=tokenizer)
+
+
+def ids(result):
+    return [entry["item_id"] for entry in result["recommendations"]]
+
+
+def close(one, other):
+    """Equal but for the rounding that another batch size brings."""
+    assert ids(one) == ids(other)
+    scores = [[entry["score"] for entry in result["recommendations"]] for result in (one, other)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    assert {key: one[key] for key in ("num_unknown", "is_popularity")} == {
+        key: other[key] for key in ("num_unknown", "is_popularity")
+    }
+
+
+def test_the_task_is_registered_and_finds_its_class(recommend):
+    assert isinstance(recommend, NextItemRecommendationPipeline)
+
+
+def test_the_best_item_is_the_one_with_the_highest_logit_of_the_plain_model(recommend):
+    history = ["item 1", "item 5"]
+    tokens = torch.tensor([[4, 8, 1]])
+    logits = recommend.model(tokens, logits_to_keep=tokens == 1).logits[0]
+    logits[:3] = -torch.inf
+    expected = [ITEMS[token - 3] for token in logits.argsort(descending=True)[:9].tolist()]
+    answer = recommend(history, top_k=9, filter_seen=False)
+    assert ids(answer) == expected
+    assert answer["recommendations"][0]["score"] == pytest.approx(logits.max().item(), abs=1e-5)
+
+
+def test_one_by_one_batched_streamed_and_from_a_column_are_the_same(recommend):
+    histories = [["item 1"], ["item 2", "item 3", "nobody knows me"], [], ["item 11"] * 5]
+    single = [recommend(history, top_k=4) for history in histories]
+    column = datasets.Dataset.from_dict({"history": histories})["history"]
+    for answers in (
+        recommend(histories, top_k=4),
+        recommend(histories, top_k=4, batch_size=1),
+        list(recommend((history for history in histories), top_k=4, batch_size=3)),
+        list(recommend(column, top_k=4)),
+        [recommend({"history": history}, top_k=4) for history in histories],
+        [recommend(np.array(history, dtype=object), top_k=4) for history in histories],
+    ):
+        for one, other in zip(single, answers, strict=True):
+            close(one, other)
+
+
+def test_a_stream_is_not_read_further_than_its_answers(recommend):
+    read = []
+
+    def histories():
+        for number in range(100):
+            read.append(number)
+            yield ["item 1"]
+
+    next(iter(recommend(histories(), batch_size=4)))
+    assert len(read) <= 8
+
+
+def test_seen_items_are_left_out_unless_asked_for(recommend):
+    history = ["item 0", "item 4", "item 7"]
+    assert not set(ids(recommend(history, top_k=12))) & set(history)
+    assert len(ids(recommend(history, top_k=12))) == 9
+    assert set(ids(recommend(history, top_k=12, filter_seen=False))) == set(ITEMS)
+
+
+def test_allowed_and_denied_items_shape_the_list(recommend):
+    assert set(ids(recommend(["item 1"], allowed_items=["item 2", "item 9", "not in stock"]))) == {"item 2", "item 9"}
+    denied = ids(recommend(["item 1"], top_k=12, denied_items=["item 2", "item 9"]))
+    assert len(denied) == 9
+    assert not {"item 2", "item 9"} & set(denied)
+    assert ids(recommend(["item 1"], allowed_items=["item 1"])) == []
+
+
+def test_a_history_without_a_known_item_gets_popularity_and_says_so(recommend):
+    for history, num_unknown in (([], 0), (["who", "what"], 2)):
+        answer = recommend(history, top_k=3)
+        assert ids(answer) == ITEMS[:3]
+        assert [entry["score"] for entry in answer["recommendations"]] == [0, -1, -2]
+        assert answer["is_popularity"] is True
+        assert answer["num_unknown"] == num_unknown
+    assert ids(recommend([], top_k=2, denied_items=["item 0"])) == ["item 1", "item 2"]
+    assert recommend(["item 1"])["is_popularity"] is False
+
+
+def test_unknown_items_are_counted_or_refused(recommend):
+    close(
+        recommend(["item 1", "who"]) | {"num_unknown": 0},
+        recommend(["item 1"]),
+    )
+    assert recommend(["item 1", "who"])["num_unknown"] == 1
+    with pytest.raises(ValueError, match="'who'"):
+        recommend(["item 1", "who"], unknown_items="error")
+
+
+def test_titles_come_where_there_are_titles(recommend):
+    titles = {entry["item_id"]: entry["title"] for entry in recommend(["item 1"], top_k=11)["recommendations"]}
+    assert titles["item 3"] == "Three"
+    assert titles["item 2"] is None
+    bare = pipeline(
+        "next-item-recommendation", model=recommend.model, tokenizer=Bert4RecTokenizer.from_items(list(range(12)))
+    )
+    answer = bare([1, 5])["recommendations"][0]
+    assert set(answer) == {"item_id", "score"}
+    assert isinstance(answer["item_id"], int)
+
+
+@pytest.mark.parametrize("top_k", [0, 13])
+def test_top_k_outside_the_catalogue_is_refused(recommend, top_k):
+    with pytest.raises(ValueError, match=f"top_k is {top_k}, but the catalogue has 12 items; give between 1 and 12"):
+        recommend(["item 1"], top_k=top_k)
+
+
+def test_wrong_input_is_named(recommend):
+    with pytest.raises(ValueError, match="must be a list of item ids, found 'item 1'"):
+        recommend("item 1")
+    with pytest.raises(ValueError, match="A record needs 'history', found 'items'"):
+        recommend({"items": ["item 1"]})
+    with pytest.raises(ValueError, match="None of the 1 allowed_items is in the catalogue"):
+        recommend(["item 1"], allowed_items=["who"])
+    with pytest.raises(ValueError, match="There is no parameter 'topk'"):
+        recommend(["item 1"], topk=3)
+
+
+def test_a_saved_pipeline_gives_the_same_scores(recommend, tmp_path):
+    recommend.model.save_pretrained(tmp_path)
+    recommend.tokenizer.save_pretrained(tmp_path)
+    loaded = pipeline("next-item-recommendation", model=str(tmp_path))
+    close(loaded(["item 1", "item 2"]), recommend(["item 1", "item 2"]))

@@ -1,0 +1,172 @@
+"""The last block at chosen positions gives what the whole block gives there, in value and in gradient."""
+
+import itertools
+
+import pytest
+import torch
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_positions
+
+VARIANTS = [
+    pytest.param(
+        {"norm_position": norm, "is_decoder": causal, "attn_implementation": attention},
+        id=f"{norm}-{causal}-{attention}",
+    )
+    for norm, causal, attention in itertools.product(("post", "pre"), (False, True), ("sdpa", "eager"))
+]
+TOKENS = torch.tensor([[4, 0, 0, 0, 0, 0], [0, 9, 3, 7, 12, 0], [5, 5, 8, 20, 11, 6], [0, 0, 0, 0, 0, 0]])
+# One label in the first row, several in the others, none in the last.
+LABELS = torch.tensor([[7, *[-100] * 5], [-100, 3, -100, -100, 9, -100], [-100, 4, 8, -100, 8, 21], [-100] * 6])
+
+
+def tiny_model(attn_implementation="sdpa", **changes):
+    """A model in double precision with random numbers in every parameter."""
+    sizes = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 10}
+    model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes | {"hidden_dropout_prob": 0.0} | changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    model.set_attn_implementation(attn_implementation)
+    return model.eval().double()
+
+
+@pytest.fixture
+def num_computed():
+    """Counts the positions whose feed-forward the last block computes: `count = num_computed(model)`."""
+
+    def watch(model):
+        counts = []
+        layer = model.bert4rec.encoder.layer[-1].intermediate
+        layer.register_forward_hook(lambda module, inputs, output: counts.append(inputs[0][..., 0].numel()))
+        return counts
+
+    return watch
+
+
+def loss_and_gradients(model, **inputs):
+    model.zero_grad()
+    loss = model(**inputs).loss
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def block_mask(is_decoder, additive=False):
+    """Two users in one row, in blocks of 2 and 4 events; a user sees no event of the other's."""
+    blocks = torch.tensor([0, 0, 1, 1, 1, 1])
+    mask = (blocks[:, None] == blocks[None, :]).expand(4, 1, 6, 6)
+    mask = mask & torch.ones(6, 6).tril().bool() if is_decoder else mask
+    return torch.where(mask, 0.0, -1e9).double() if additive else mask
+
+
+@pytest.mark.parametrize("kind", ["tokens", "mask", "full rows", "vectors", "vectors and mask", "block mask"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training_computes_labelled_positions_only_with_the_same_loss_and_gradients(variant, kind, num_computed):
+    model = tiny_model(**variant).train()
+    vectors = model.get_input_embeddings()(TOKENS).detach()
+    inputs = {
+        "tokens": {"input_ids": TOKENS},
+        "mask": {"input_ids": TOKENS, "attention_mask": (TOKENS != 0).long()},
+        "full rows": {"input_ids": TOKENS.clamp(min=3)},
+        "vectors": {"inputs_embeds": vectors},
+        "vectors and mask": {"inputs_embeds": vectors, "attention_mask": TOKENS != 0},
+        "block mask": {
+            "input_ids": TOKENS.clamp(min=3),
+            "attention_mask": block_mask(variant["is_decoder"], additive=variant["attn_implementation"] == "eager"),
+            "position_ids": torch.tensor([[0, 1, 0, 1, 2, 3]]),
+        },
+    }[kind]
+    counts = num_computed(model)
+    pruned = loss_and_gradients(model, labels=LABELS, **inputs)
+    full = loss_and_gradients(model, labels=LABELS, **inputs, output_hidden_states=True)
+    # Without a mask only a causal kernel knows which event is older than which: it needs every query.
+    needs_all = variant["is_decoder"] and kind in ("full rows", "vectors") and variant["attn_implementation"] == "sdpa"
+    assert counts == [24 if needs_all else 7, 24]
+    for name, value in full.items():
+        torch.testing.assert_close(
+            pruned[name], value, rtol=1e-5, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_boolean_logits_to_keep_gives_the_rows_of_all_logits_in_order(variant, num_computed):
+    model = tiny_model(**variant)
+    everything = model(TOKENS).logits
+    counts = num_computed(model)
+    is_event = TOKENS != 0
+    for keep in (LABELS != -100, is_event, TOKENS == 5, TOKENS == 22, torch.ones_like(is_event)):
+        logits = model(TOKENS, logits_to_keep=keep).logits
+        assert logits.shape == (int(keep.sum()), 23)
+        torch.testing.assert_close(logits[is_event[keep]], everything[keep & is_event])
+        assert counts.pop() == keep.sum()
+
+
+def test_logits_to_keep_takes_numbers_too():
+    model = tiny_model()
+    everything = model(TOKENS).logits
+    for keep, columns in ((0, slice(None)), (2, slice(-2, None)), (torch.tensor([1, 3]), [1, 3])):
+        torch.testing.assert_close(model(TOKENS, logits_to_keep=keep).logits, everything[:, columns])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_evaluation_may_ask_for_other_positions_than_the_labelled_ones(variant, num_computed):
+    model = tiny_model(**variant)
+    expected = model(TOKENS, labels=LABELS)
+    counts = num_computed(model)
+    keep = TOKENS == 5  # two positions, one of which is labelled
+    outputs = model(TOKENS, labels=LABELS, logits_to_keep=keep)
+    assert counts == [int((keep | (LABELS != -100)).sum())]
+    torch.testing.assert_close(outputs.loss, expected.loss)
+    torch.testing.assert_close(outputs.logits, expected.logits[keep])
+
+
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("in_configuration", [True, False])
+def test_the_whole_block_runs_where_somebody_wants_to_look_at_it(name, training, in_configuration, num_computed):
+    model = tiny_model("eager", **({name: True} if in_configuration else {})).train(training)
+    counts = num_computed(model)
+    wanted = {} if in_configuration else {name: True}
+    outputs = model(TOKENS, labels=LABELS, logits_to_keep=LABELS != -100, **wanted)
+    assert counts == [24]
+    states = outputs.hidden_states if name == "output_hidden_states" else outputs.attentions
+    shape = (4, 6, 16) if name == "output_hidden_states" else (4, 2, 6, 6)
+    assert {tuple(state.shape) for state in states} == {shape}
+    model.config.output_hidden_states = model.config.output_attentions = False
+    model(TOKENS, labels=LABELS, logits_to_keep=LABELS != -100)
+    assert counts == [24, 7]
+
+
+def test_hooks_on_the_block_are_called(num_computed):
+    model = tiny_model().train()
+    layer = model.bert4rec.encoder.layer[-1]
+    assert can_be_taken_apart(layer)
+    called = []
+    handle = layer.register_forward_pre_hook(lambda *_: called.append(1))
+    assert not can_be_taken_apart(layer)
+    counts = num_computed(model)
+    model(TOKENS, labels=LABELS)
+    handle.remove()
+    model(TOKENS, labels=LABELS)
+    assert called == [1]
+    assert counts == [24, 7]
+
+
+def test_dropout_is_applied_in_the_pruned_block():
+    model = tiny_model(hidden_dropout_prob=0.5)
+    layer = model.bert4rec.encoder.layer[-1]
+    states, positions = torch.randn(4, 6, 16, dtype=torch.float64), LABELS != -100
+    first, again = (layer_at_positions(layer, positions, states, None) for _ in range(2))
+    assert torch.equal(first, again)
+    layer.train()
+    first, again = (layer_at_positions(layer, positions, states, None) for _ in range(2))
+    assert not torch.equal(first, again)
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("num_rows", [1, 6])
+def test_one_row_of_a_mask_stands_for_all(norm_position, num_rows):
+    layer = tiny_model(norm_position=norm_position).bert4rec.encoder.layer[-1]
+    states, positions = torch.randn(4, 6, 16, dtype=torch.float64), LABELS != -100
+    mask = (TOKENS.clamp(max=3) != 0)[:, None, None, :].expand(4, 1, num_rows, 6)
+    expected = layer(states, mask.expand(4, 1, 6, 6))[positions]
+    torch.testing.assert_close(layer_at_positions(layer, positions, states, mask), expected)

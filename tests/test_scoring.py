@@ -1,0 +1,100 @@
+"""A model as a scorer: the model's own scores, in any slices, for any batch, each history read once."""
+
+import numpy as np
+import pytest
+import torch
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec.ranking import top_k_items
+from hf_bert4rec.scoring import ModelScorer
+
+HISTORIES = [np.array([5, 9]), np.array([], dtype=np.int64), np.arange(4, 22), np.array([7])]
+
+
+def tiny_model(**changes):
+    """Random numbers in every parameter, in training mode."""
+    sizes = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 10}
+    model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes | changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.train()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm_position": "pre", "position_origin": "newest"},
+        {"is_decoder": True, "head_layer_norm": False},
+        {"tie_word_embeddings": False},
+        {"mask_token_id": 2, "pad_token_id": 1},
+    ],
+)
+def test_scores_are_the_logits_behind_the_newest_events(changes):
+    model = tiny_model(**changes)
+    scores = ModelScorer(model)(None, HISTORIES)(0, 23)
+    assert scores.dtype == torch.float32
+    assert not scores.requires_grad
+    for row, history in enumerate(HISTORIES):
+        tokens = torch.tensor([[*history[-9:], model.config.mask_token_id]])
+        torch.testing.assert_close(scores[row], model.eval()(tokens).logits[0, -1].detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_slices_are_parts_of_the_whole():
+    scorer = ModelScorer(tiny_model())
+    assert scorer.vocab_size == 23
+    score_items = scorer([3, 1, 0, 2], HISTORIES)
+    whole = score_items(0, 23)
+    for start, stop in ((3, 23), (3, 10), (10, 23), (22, 23)):
+        assert score_items(start, stop).shape == (4, stop - start)
+        torch.testing.assert_close(score_items(start, stop), whole[:, start:stop], rtol=1e-6, atol=1e-6)
+
+
+def test_the_other_histories_of_a_batch_change_nothing():
+    scorer = ModelScorer(tiny_model())
+    together = scorer(None, HISTORIES)(3, 23)
+    for row, history in enumerate(HISTORIES):
+        torch.testing.assert_close(scorer(None, [history])(3, 23)[0], together[row], rtol=1e-5, atol=1e-5)
+
+
+def test_each_history_is_read_once_however_many_slices_are_asked_for():
+    model, reads = tiny_model(), []
+    model.bert4rec.register_forward_hook(lambda *_: reads.append(1))
+    score_items = ModelScorer(model)(None, HISTORIES)
+    tokens, _ = top_k_items(score_items, 5, vocab_size=23, slice_size=4)
+    assert reads == [1]
+    assert tokens.tolist() == top_k_items(score_items, 5, vocab_size=23)[0].tolist()
+
+
+def test_scoring_switches_dropout_off():
+    model = tiny_model(hidden_dropout_prob=0.5)
+    scorer = ModelScorer(model)
+    first = scorer(None, HISTORIES)(3, 23)
+    assert not model.training
+    model.train()
+    assert torch.equal(scorer(None, HISTORIES)(3, 23), first)
+
+
+def test_a_model_in_half_precision_gives_float32_scores():
+    model = tiny_model()
+    expected = ModelScorer(model)(None, HISTORIES)(3, 23)
+    scores = ModelScorer(model.bfloat16())(None, HISTORIES)(3, 23)
+    assert scores.dtype == torch.float32
+    assert (scores - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_scores_are_the_products_of_user_and_item_vectors():
+    model = tiny_model()
+    scorer = ModelScorer(model)
+    vectors = scorer.user_vectors(HISTORIES)
+    assert vectors.shape == (4, 16)
+    head = model.get_output_embeddings()
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(vectors, head.weight, head.bias)
+    torch.testing.assert_close(scorer(None, HISTORIES)(0, 23), expected)
+
+
+def test_equal_histories_are_scored_alike_and_others_are_not():
+    scores = ModelScorer(tiny_model())(None, [np.array([5, 9]), np.array([5, 9]), np.array([9, 5])])(3, 23)
+    torch.testing.assert_close(scores[0], scores[1])
+    assert (scores[0] - scores[2]).abs().max() > 0.01

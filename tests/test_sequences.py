@@ -1,0 +1,201 @@
+"""Order, windows and evaluation sequences: every row once, nothing held out is ever trained on."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
+from hf_bert4rec.sequences import EvaluationSequences, TrainingSequences, training_events
+
+HELD_OUT = 1_000_000  # added to the items that may not be trained on, so that one that leaks is seen
+
+
+def interaction_data(lengths, global_time=False):
+    """
+    Prepared data of users with the given numbers of events. The items of a user are numbered in order of time, 100 times
+    the user and up. Held out are the last two events where there are at least three, or with `global_time` the second
+    half, whose first event is the target of validation and whose last that of test.
+    """
+    lengths = np.array(lengths)
+    has_targets = lengths >= 3
+    train_end = np.where(has_targets, lengths // 2 if global_time else lengths - 2, lengths)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    events = [
+        np.arange(length) + 100 * user + np.where(np.arange(length) >= end, HELD_OUT, 0)
+        for user, (length, end) in enumerate(zip(lengths, train_end, strict=True))
+    ]
+    return SimpleNamespace(
+        events=np.concatenate(events).astype(np.int32),
+        offsets=offsets,
+        train_end=train_end,
+        validation_target=np.where(has_targets, train_end, -1),
+        test_target=np.where(has_targets, lengths - 1, -1),
+        num_users=len(lengths),
+        num_items=2 * HELD_OUT,
+        num_events=int(offsets[-1]),
+    )
+
+
+def training_sequences(lengths, **options):
+    return TrainingSequences(interaction_data(lengths), **{"max_length": 10, "batch_size": 4} | options)
+
+
+def rows_of(sequences):
+    return [sequences[index]["row"] for index in range(len(sequences))]
+
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, 101)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
+def test_every_user_comes_once_in_every_epoch(lengths, batch_size, length_multiple, epoch):
+    sequences = training_sequences(lengths, batch_size=batch_size, length_multiple=length_multiple)
+    sequences.set_epoch(epoch)
+    num_rows = -(-len(lengths) // length_multiple) * length_multiple
+    assert len(sequences) == num_rows
+    assert sorted(rows_of(sequences)[: len(lengths)]) == list(range(len(lengths)))
+    fillers = [sequences[index] for index in range(len(lengths), num_rows)]
+    assert all(filler["row"] == -1 and len(filler["input_ids"]) == 0 for filler in fillers)
+
+
+def test_users_without_training_events_are_left_out():
+    data = interaction_data([3, 5, 4, 2])
+    data.train_end[1] = 0
+    sequences = TrainingSequences(data, max_length=10, batch_size=2)
+    assert sorted(rows_of(sequences)) == [0, 2, 3]
+
+
+def test_the_order_changes_with_epoch_and_seed_and_nothing_else():
+    sequences = training_sequences(LENGTHS)
+    first = rows_of(sequences)
+    assert first == rows_of(training_sequences(LENGTHS))
+    assert first != rows_of(training_sequences(LENGTHS, seed=1))
+    sequences.set_epoch(1)
+    assert first != rows_of(sequences)
+    sequences.set_epoch(0)
+    assert first == rows_of(sequences)
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_the_rows_of_a_batch_are_of_like_length_and_the_partial_batch_is_last(batch_size):
+    sequences = training_sequences(LENGTHS, batch_size=batch_size, max_length=60)
+    lengths = np.array([len(sequences[index]["input_ids"]) for index in range(len(sequences))])
+    whole = lengths[: len(lengths) // batch_size * batch_size].reshape(-1, batch_size)
+    assert np.ptp(whole, axis=1).mean() < 0.25 * np.mean([np.ptp(lengths[i::25]) for i in range(25)])
+    # Not sorted as a whole: the first batches are not the short ones.
+    means = whole.mean(1)
+    assert (np.diff(means) < 0).any() and (np.diff(means) > 0).any()
+    assert len(lengths) % batch_size == 101 % batch_size
+
+
+def test_the_batch_size_decides_which_rows_come_together():
+    assert rows_of(training_sequences(LENGTHS, batch_size=4)) != rows_of(training_sequences(LENGTHS, batch_size=16))
+
+
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_the_order_does_not_depend_on_how_a_step_is_split_among_processes(num_processes):
+    one = training_sequences(LENGTHS, batch_size=12)
+    several = training_sequences(LENGTHS, batch_size=12, length_multiple=num_processes * 2)
+    assert len(several) % (num_processes * 2) == 0
+    assert rows_of(several)[: len(one)] == rows_of(one)
+
+
+@pytest.mark.parametrize("global_time", [False, True])
+@pytest.mark.parametrize("window", ["random", "newest"])
+def test_windows_are_runs_of_the_training_part_and_never_of_what_is_held_out(window, global_time):
+    data = interaction_data(LENGTHS, global_time)
+    sequences = TrainingSequences(data, max_length=10, batch_size=4, window=window)
+    for epoch in range(5):
+        sequences.set_epoch(epoch)
+        for index in range(len(sequences)):
+            row = sequences[index]
+            items = row["input_ids"] - FIRST_ITEM_TOKEN
+            end = data.train_end[row["row"]]
+            assert row["input_ids"].dtype == np.int64
+            assert row["epoch"] == epoch
+            assert (items < HELD_OUT).all()
+            assert len(items) == min(end, 10)
+            assert (np.diff(items) == 1).all()
+            start = items[0] - 100 * row["row"]
+            assert 0 <= start <= end - len(items)
+            if window == "newest":
+                assert start == end - len(items)
+
+
+def test_random_windows_move_with_epoch_and_seed_and_reach_every_event_equally():
+    starts = {}
+    for epoch in range(300):
+        sequences = training_sequences([25, 8], seed=epoch % 2)
+        sequences.set_epoch(epoch)
+        for index in range(2):
+            row = sequences[index]
+            starts.setdefault(row["row"], []).append(row["input_ids"][0] - FIRST_ITEM_TOKEN - 100 * row["row"])
+    assert set(starts[1]) == {0}
+    counts = np.bincount(starts[0], minlength=23 - 10 + 1)
+    assert len(counts) == 23 - 10 + 1
+    expected = 300 / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < 13 + 4 * np.sqrt(2 * 13)
+
+
+def test_a_row_is_windowed_alike_whatever_the_other_options():
+    one, other = training_sequences([40] * 9), training_sequences([40] * 9, batch_size=3, length_multiple=4)
+    windows = {row["row"]: row["input_ids"].tolist() for row in map(one.__getitem__, range(9))}
+    assert windows == {row["row"]: row["input_ids"].tolist() for row in map(other.__getitem__, range(9))}
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_a_row_that_does_not_exist_ends_iteration(index):
+    sequences = training_sequences([3, 4, 5])
+    with pytest.raises(IndexError, match=f"Row {index} of 3 does not exist"):
+        sequences[index]
+    assert len(list(sequences)) == 3
+
+
+@pytest.mark.parametrize(
+    ("split", "global_time"), [("validation", False), ("test", False), ("validation", True), ("test", True)]
+)
+def test_evaluation_sequences_hold_exactly_the_events_before_the_target(split, global_time):
+    lengths = [5, 2, 9, 3, 1, 30]
+    data = interaction_data(lengths, global_time)
+    sequences = EvaluationSequences(data, split=split)
+    assert sequences.split == split
+    assert sorted(rows_of(sequences)) == [0, 2, 3, 5]
+    sizes = []
+    for index in range(len(sequences)):
+        row = sequences[index]
+        user = row["row"]
+        history = data.events[data.offsets[user] : data.offsets[user + 1]] + FIRST_ITEM_TOKEN
+        end = data.validation_target[user] if split == "validation" else lengths[user] - 1
+        assert row["input_ids"].tolist() == history[:end].tolist()
+        assert row["target"] == history[end]
+        sizes.append(len(row["input_ids"]))
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_training_events_are_the_training_part_of_each_history():
+    for lengths, global_time in (([5, 2, 9, 3, 1, 30], True), ([3] * 300, False), ([1, 4], False)):
+        data = interaction_data(lengths, global_time)
+        data.train_end[0] = 0
+        events, offsets = training_events(data)
+        expected = [data.events[data.offsets[u] :][: data.train_end[u]].tolist() for u in range(len(lengths))]
+        assert events.dtype == np.int32
+        assert [(events[a:b] - FIRST_ITEM_TOKEN).tolist() for a, b in itertools.pairwise(offsets)] == expected
+        assert offsets[-1] == len(events)
+        assert (events < HELD_OUT).all()
+
+
+def test_unknown_options_and_data_without_rows_are_refused():
+    with pytest.raises(ValueError, match="The window is 'oldest'; choose 'random' or 'newest'"):
+        training_sequences([3], window="oldest")
+    data = interaction_data([3, 4])
+    data.train_end[:] = 0
+    with pytest.raises(ValueError, match="No history has an event to train on"):
+        TrainingSequences(data, max_length=10, batch_size=4)
+    with pytest.raises(ValueError, match="The split is 'train'; choose 'validation' or 'test'"):
+        EvaluationSequences(data, split="train")
+    with pytest.raises(ValueError, match="No user has a test target"):
+        EvaluationSequences(interaction_data([1, 2]), split="test")
