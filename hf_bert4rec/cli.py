@@ -21,7 +21,8 @@ from .demo import run_demo
 from .embedding import write_vectors
 from .evaluation import PROTOCOLS
 from .interactions import InteractionOptions, load_data, prepare
-from .training import ARGUMENT_DEFAULTS, MODEL_DEFAULTS, SequenceOptions, load_run, option_fields, train
+from .run_folder import load_run
+from .training import ARGUMENT_DEFAULTS, MODEL_DEFAULTS, SequenceOptions, option_fields, train
 
 BATCH_OF_LINES = 1024
 

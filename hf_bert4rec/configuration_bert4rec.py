@@ -5,7 +5,8 @@ Configuration of BERT4Rec: every number that fixes the architecture.
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
 *Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
-`embedding_layer_norm`, `head_layer_norm` and `linear_initializer` are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
+`embedding_layer_norm`, `head_layer_norm` and `linear_initializer` are ours. The sizes by default
+are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict

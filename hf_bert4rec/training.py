@@ -14,8 +14,6 @@ import dataclasses
 import difflib
 import json
 import logging
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ import accelerate
 import numpy as np
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
@@ -32,13 +29,12 @@ from .data_collator import DataCollatorForCloze
 from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .run_folder import RUN_FILE, begin, finish, last_checkpoint
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
 
 logger = logging.getLogger(__name__)
 
-RUN_FILE = "run.json"
-OPTIONS_FILE = "options.json"
 
 MODEL_DEFAULTS = {
     "norm_position": "pre",
@@ -143,60 +139,18 @@ def train(
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     arguments = _training_arguments(chosen[TrainingArguments], partial)
+    _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
-        _begin(partial, options, data, overwrite)
     run = _Run(data, chosen, arguments)
+    with arguments.main_process_first():
+        begin(partial, options, data, overwrite)
     run.train(partial)
     if arguments.process_index == 0:
         run.save(partial)
-        _finish(partial, output_dir)
+        finish(partial, output_dir)
     run.trainer.accelerator.wait_for_everyone()
     return output_dir
-
-
-def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer]:
-    r"""
-    Model and tokenizer of a folder that [`train`] or `save_pretrained` wrote.
-
-    Args:
-        folder (`str` or `Path`): The folder.
-
-    Returns:
-        `tuple`: [`Bert4RecForMaskedLM`] in evaluation mode and [`Bert4RecTokenizer`].
-
-    Raises:
-        FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If it holds a model that is not BERT4Rec.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        partial = folder.with_name(folder.name + ".partial")
-        hint = (
-            f"{partial} is an unfinished run: repeat its command to finish it"
-            if partial.is_dir()
-            else "check the path"
-        )
-        raise FileNotFoundError(f"There is no folder {folder}; {hint}.")
-    if (folder / OPTIONS_FILE).exists():
-        raise ValueError(f"{folder} is an unfinished run; repeat the command that began it.")
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        # Weights of several gigabytes are saved in parts, with an index instead of the one file.
-        if not (folder / name).exists() and not (folder / f"{name}.index.json").exists():
-            raise FileNotFoundError(f"{folder} has no {name}; give the folder of a trained model, or train it again.")
-    try:
-        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}; copy the model again.") from error
-    if model_type != Bert4RecConfig.model_type:
-        raise ValueError(
-            f"{folder} holds a model of type {model_type!r}, not 'bert4rec'; give the folder of a BERT4Rec."
-        )
-    try:
-        model = Bert4RecForMaskedLM.from_pretrained(folder)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
-    return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
 
 
 def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
@@ -236,59 +190,22 @@ def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: b
     return prepare(data, folder, overwrite=overwrite, **options)
 
 
-def _begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):
-    """Make the folder of an unfinished run, or check that the one there was begun with the same options and data."""
-    begun = {
-        "options": options,
-        "num_users": data.num_users,
-        "num_items": data.num_items,
-        "num_events": data.num_events,
-    }
-    begun = json.loads(json.dumps(begun, default=str))
-    file = partial / OPTIONS_FILE
-    if overwrite and partial.exists() and not file.exists():
-        shutil.rmtree(partial)
-    if file.exists():
-        found = json.loads(file.read_text())
-        if found == begun:
-            return
-        if not overwrite:
-            raise ValueError(
-                f"{partial} was begun with {found}, now {begun}; repeat the same options to resume, or give "
-                "--overwrite_output_dir to begin anew."
-            )
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(begun))
+def _config(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:
+    values = MODEL_DEFAULTS | chosen[Bert4RecConfig]
+    return Bert4RecConfig(vocab_size=num_items + FIRST_ITEM_TOKEN, **values)
 
 
-def _last_checkpoint(partial: Path) -> str | None:
-    """The newest whole checkpoint; `trainer_state.json` is written last, so a folder without it does not count."""
-    whole = [path for path in partial.glob("checkpoint-*") if _is_json(path / "trainer_state.json")]
-    for path in set(partial.glob("checkpoint-*")) - set(whole):
-        shutil.rmtree(path)
-    return str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if whole else None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _finish(partial: Path, output_dir: Path):
-    """Only what belongs to the model stays; the rename makes the folder whole at once."""
-    for path in partial.glob("checkpoint-*"):
-        shutil.rmtree(path)
-    (partial / OPTIONS_FILE).unlink()
-    if output_dir.exists():
-        with tempfile.TemporaryDirectory(dir=output_dir.parent) as rubbish:
-            output_dir.rename(Path(rubbish) / output_dir.name)
-            partial.rename(output_dir)
-    else:
-        partial.rename(output_dir)
+def _collator(chosen: dict[type, dict[str, Any]], num_items: int, seed: int = 0) -> DataCollatorForCloze:
+    options, config = SequenceOptions(**chosen[SequenceOptions]), _config(chosen, num_items)
+    return DataCollatorForCloze(
+        mlm_probability=options.mlm_probability,
+        last_item_probability=options.last_item_probability,
+        mask_replace_prob=options.mask_replace_prob,
+        random_replace_prob=options.random_replace_prob,
+        max_length=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
+        seed=seed,
+    )
 
 
 class _Run:
@@ -297,9 +214,8 @@ class _Run:
     def __init__(self, data: InteractionData, chosen: dict[type, dict[str, Any]], arguments: TrainingArguments):
         self.data, self.arguments = data, arguments
         self.options = SequenceOptions(**chosen[SequenceOptions])
-        self.config = Bert4RecConfig(
-            **(MODEL_DEFAULTS | chosen[Bert4RecConfig] | {"vocab_size": data.num_items + FIRST_ITEM_TOKEN})
-        )
+        self.config = _config(chosen, data.num_items)
+        self.collator = _collator(chosen, data.num_items, arguments.seed)
         rows_at_once = arguments.train_batch_size * arguments.world_size
         self.sequences = TrainingSequences(
             data,
@@ -311,8 +227,6 @@ class _Run:
         )
         self.has_validation = bool((data.validation_target >= 0).any())
         self._plan(chosen[TrainingArguments])
-        transformers.set_seed(arguments.seed)
-        self.trainer = self._trainer(Bert4RecForMaskedLM(self.config))
 
     def _plan(self, given: dict[str, Any]):
         """Evaluate, log and save about `NUM_EVALUATIONS` times, at most once an epoch; keep the best."""
@@ -341,20 +255,11 @@ class _Run:
     def _trainer(self, model: Bert4RecForMaskedLM) -> Trainer:
         ranking = TrainerRanking()
         options = self.options
-        collator = DataCollatorForCloze(
-            mlm_probability=options.mlm_probability,
-            last_item_probability=options.last_item_probability,
-            mask_replace_prob=options.mask_replace_prob,
-            random_replace_prob=options.random_replace_prob,
-            max_length=self.config.max_position_embeddings,
-            vocab_size=self.config.vocab_size,
-            seed=self.arguments.seed,
-        )
         stops_early = options.early_stopping_patience > 0 and self.arguments.load_best_model_at_end
         return Trainer(
             model=model,
             args=self.arguments,
-            data_collator=collator,
+            data_collator=self.collator,
             train_dataset=self.sequences,
             eval_dataset=self._validation() if self.has_validation else None,
             compute_metrics=ranking.compute_metrics,
@@ -368,7 +273,9 @@ class _Run:
     def train(self, partial: Path):
         """Train to the end, from the newest checkpoint where there is one."""
         with self.arguments.main_process_first():
-            checkpoint = _last_checkpoint(partial)
+            checkpoint = last_checkpoint(partial)
+        transformers.set_seed(self.arguments.seed)
+        self.trainer = self._trainer(Bert4RecForMaskedLM(self.config))
         self.trainer.train(resume_from_checkpoint=checkpoint)
 
     def save(self, partial: Path):

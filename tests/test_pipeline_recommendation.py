@@ -4,8 +4,9 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, NextItemRecommendationPipeline
 from transformers import pipeline
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, NextItemRecommendationPipeline
 
 ITEMS = [f"item {number}" for number in range(12)]
 

@@ -112,7 +112,9 @@ def prepare(
 def _claim(folder: Path, overwrite: bool) -> Path:
     """The folder to work in, not there yet. Nothing is ever replaced that `prepare` did not make."""
     if folder.exists() and not overwrite:
-        raise FileExistsError(f"{folder} exists: choose another output folder, or overwrite this one")
+        raise FileExistsError(
+            f"{folder} exists: choose another output folder, or --overwrite_output_dir to replace it"
+        )
     if folder.exists() and not _holds_only(folder, set(DATA_FILES)):
         raise FileExistsError(f"{folder} is not a folder of prepared interactions: choose another output folder")
     partial = folder.with_name(folder.name + ".partial")

@@ -1,0 +1,116 @@
+"""
+The folder of a run: whole or absent. It is made as `RUN.partial`, where a stopped run resumes, and renamed at the end.
+
+*Source:* none; `Trainer` writes `checkpoint-N` in place, `trainer_state.json` last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from .configuration_bert4rec import Bert4RecConfig
+from .interactions import InteractionData
+from .modeling_bert4rec import Bert4RecForMaskedLM
+from .tokenization_bert4rec import Bert4RecTokenizer
+
+RUN_FILE = "run.json"
+OPTIONS_FILE = "options.json"
+
+
+def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer]:
+    r"""
+    Model and tokenizer of a folder that [`train`] or `save_pretrained` wrote.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Returns:
+        `tuple`: [`Bert4RecForMaskedLM`] in evaluation mode and [`Bert4RecTokenizer`].
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files is missing.
+        ValueError: If it holds a model that is not BERT4Rec.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        partial = folder.with_name(folder.name + ".partial")
+        hint = (
+            f"{partial} is an unfinished run: repeat its command to finish it"
+            if partial.is_dir()
+            else "check the path"
+        )
+        raise FileNotFoundError(f"There is no folder {folder}; {hint}.")
+    if (folder / OPTIONS_FILE).exists():
+        raise ValueError(f"{folder} is an unfinished run; repeat the command that began it.")
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        # Weights of several gigabytes are saved in parts, with an index instead of the one file.
+        if not (folder / name).exists() and not (folder / f"{name}.index.json").exists():
+            raise FileNotFoundError(f"{folder} has no {name}; give the folder of a trained model, or train it again.")
+    try:
+        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {error}; copy the model again.") from error
+    if model_type != Bert4RecConfig.model_type:
+        raise ValueError(
+            f"{folder} holds a model of type {model_type!r}, not 'bert4rec'; give the folder of a BERT4Rec."
+        )
+    try:
+        model = Bert4RecForMaskedLM.from_pretrained(folder)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
+    return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
+
+
+def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):
+    """Make the folder of an unfinished run, or check that the one there was begun with the same options and data."""
+    begun = options | {"num_users": data.num_users, "num_items": data.num_items, "num_events": data.num_events}
+    begun = json.loads(json.dumps(begun, default=str))
+    file = partial / OPTIONS_FILE
+    found = json.loads(file.read_text()) if file.exists() else None
+    if found == begun:
+        return
+    if found is not None and not overwrite:
+        name = next(name for name in found | begun if found.get(name) != begun.get(name))
+        raise ValueError(
+            f"{partial} was begun with {name} {found.get(name, 'by default')}, now it is {begun.get(name, 'by default')}; "
+            "repeat the same options to resume, or give --overwrite_output_dir to begin anew."
+        )
+    if found is not None:
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(begun))
+
+
+def last_checkpoint(partial: Path) -> str | None:
+    """The newest whole checkpoint; `trainer_state.json` is written last, so a folder without it does not count."""
+    whole = [path for path in partial.glob("checkpoint-*") if _is_json(path / "trainer_state.json")]
+    for path in set(partial.glob("checkpoint-*")) - set(whole):
+        shutil.rmtree(path)
+    return str(max(whole, key=lambda path: int(path.name.rsplit("-", 1)[1]))) if whole else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def finish(partial: Path, output_dir: Path):
+    """Only what belongs to the model stays; the rename makes the folder whole at once."""
+    for path in partial.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    (partial / OPTIONS_FILE).unlink()
+    if output_dir.exists():
+        with tempfile.TemporaryDirectory(dir=output_dir.parent) as rubbish:
+            output_dir.rename(Path(rubbish) / output_dir.name)
+            partial.rename(output_dir)
+    else:
+        partial.rename(output_dir)
