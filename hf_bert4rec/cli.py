@@ -87,23 +87,10 @@ def build_parser(show_all: bool = False) -> argparse.ArgumentParser:
     _add_recommend(
         command("recommend", "RUN --history ID ID ...", _recommend, "Next items for histories of item ids, as JSON.")
     )
-    embed = command(
-        "embed",
-        "RUN --output_dir VECTORS",
-        _embed,
-        "Write item and user vectors to Parquet; their product plus bias is the score.",
-    )
-    embed.add_argument("run", metavar="RUN", help="folder of the trained model")
-    embed.add_argument("--data", metavar="DATA", help="prepared data whose users are embedded; without it items only")
-    embed.add_argument("--output_dir", required=True, help="folder for item_vectors.parquet and user_vectors.parquet")
-    embed.add_argument(
-        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
-    )
-    demo = command(
-        "demo", "", _demo, "Train on a generated world and compare with baselines and with the best possible."
-    )
-    demo.add_argument("--output_file", help="JSON with the metrics of all four")
-    demo.add_argument("--output_dir", help="keep log, data and model in this folder")
+    text = "Write item and user vectors to Parquet; their product plus bias is the score."
+    _add_embed(command("embed", "RUN --output_dir VECTORS", _embed, text))
+    text = "Train on a generated world and compare with baselines and with the best possible."
+    _add_demo(command("demo", "", _demo, text))
     return parser
 
 
@@ -179,6 +166,20 @@ def _add_recommend(parser: argparse.ArgumentParser):
     )
 
 
+def _add_embed(parser: argparse.ArgumentParser):
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    parser.add_argument("--data", metavar="DATA", help="prepared data whose users are embedded; without it items only")
+    parser.add_argument("--output_dir", required=True, help="folder for item_vectors.parquet and user_vectors.parquet")
+    parser.add_argument(
+        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
+    )
+
+
+def _add_demo(parser: argparse.ArgumentParser):
+    parser.add_argument("--output_file", help="JSON with the metrics of all four")
+    parser.add_argument("--output_dir", help="keep log, data and model in this folder")
+
+
 def _prepare(log: list[str], output_dir: str, overwrite: bool, tokenizer: str | None, **options: Any):
     vocabulary = None
     if tokenizer is not None:
@@ -224,6 +225,7 @@ def metrics_table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def _recommend(
+    *,
     run: str, history: list[str] | None, user: str | None, input_file: str | None, data: str | None,
     output_file: str | None, keep_seen: bool, **options: Any,
 ):  # fmt: skip
@@ -320,8 +322,8 @@ def _demo(output_file: str | None, output_dir: str | None):
     results, examples = run_demo(output_dir)
     print(metrics_table(results))
     for example in examples:
-        print("\nHas seen:   " + ", ".join(example["history"]))
-        print("Might like: " + ", ".join(example["recommendations"]))
+        print("\nlast seen:   " + ", ".join(example["history"]))
+        print("recommended: " + ", ".join(example["recommendations"]))
     if output_file is not None:
         _write_whole(Path(output_file), json.dumps(results, indent=2) + "\n")
 

@@ -6,6 +6,7 @@ A trained model beside its baselines over one split of prepared data: the conten
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def compare(
     protocol: str = "full-catalogue",
     batch_size: int = 256,
     seed: int = 0,
+    others: Mapping[str, Scorer] | None = None,
 ) -> dict[str, Any]:
     r"""
     Evaluate a model and, beside it, popularity and last-item Markov counts.
@@ -40,9 +42,10 @@ def compare(
         protocol (`str`, *optional*, defaults to `"full-catalogue"`): See [`evaluation.PROTOCOLS`].
         batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
+        others (mapping of name to [`ranking.Scorer`], *optional*): Further scorers to compare with.
 
     Returns:
-        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity` and `markov`.
+        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others.
 
     Raises:
         ValueError: If the catalogues differ in size, or split or protocol is unknown.
@@ -59,6 +62,7 @@ def compare(
         "model": scorer,
         "popularity": Popularity(events, vocab_size),
         "markov": Markov(events, offsets, vocab_size),
+        **(others or {}),
     }
     return evaluate(
         scorers,

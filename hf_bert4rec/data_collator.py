@@ -72,8 +72,12 @@ class DataCollatorForCloze:
         if self.mask_replace_prob + self.random_replace_prob > 1:
             total = self.mask_replace_prob + self.random_replace_prob
             raise ValueError(f"mask_replace_prob and random_replace_prob add up to {total}; give at most 1 together.")
-        if self.random_replace_prob > 0 and self.vocab_size is None:
-            raise ValueError("random_replace_prob needs vocab_size to draw items from; give both.")
+        if self.random_replace_prob > 0 and (self.vocab_size is None or self.vocab_size <= FIRST_ITEM_TOKEN):
+            raise ValueError(
+                f"random_replace_prob needs items to draw from, vocab_size is {self.vocab_size}; give that of the model."
+            )
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; give at least 1.")
         if self.padding_side not in ("left", "right"):
             raise ValueError(f"padding_side is {self.padding_side!r}; choose 'left' or 'right'.")
 

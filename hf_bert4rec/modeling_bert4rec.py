@@ -78,7 +78,7 @@ class Bert4RecPredictionHead(nn.Module):
 class Bert4RecItemHead(nn.Module):
     """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
 
-    def __init__(self, config: Bert4RecConfig):
+    def __init__(self, config):
         super().__init__()
         self.predictions = Bert4RecPredictionHead(config)
 
@@ -114,10 +114,7 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
 
 class Bert4RecModel(Bert4RecPreTrainedModel):
     r"""
-    The encoder: histories of item tokens in, one vector per position out.
-
-    Args:
-        config ([`Bert4RecConfig`]): The architecture.
+    The encoder of a [`Bert4RecConfig`]: histories of item tokens in, one vector per position out.
 
     Example:
         >>> import torch
@@ -295,6 +292,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         return self.cls.predictions.decoder
 
     def set_output_embeddings(self, new_embeddings: nn.Linear):
+        self._keys_to_ignore_on_save = None  # whether the new head is tied is not known yet
         self.cls.predictions.decoder = new_embeddings
         if self.config.tie_word_embeddings:
             self.cls.predictions.bias = new_embeddings.bias
@@ -312,8 +310,9 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
+        `input_ids`, `attention_mask`, `position_ids` and `inputs_embeds` are those of [`Bert4RecModel.forward`].
+
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds: See [`Bert4RecModel.forward`].
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Token of the hidden item where one is hidden, -100 elsewhere.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
@@ -329,12 +328,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             vocab_size)` or as `logits_to_keep` says. While training on labels `logits` is `None`: only labelled
             positions are projected, a few at a time, and their scores are never held together.
         """
-        encoder_inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
+        encoder_inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        encoder_inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self.training:
             return self._training_step(encoder_inputs, labels, num_items_in_batch, kwargs)
         keeps_mask = isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.dtype == torch.bool
@@ -351,9 +346,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         else:
             hidden_states = hidden_states[logits_to_keep[positions_to_keep]]
         logits = self.cls(hidden_states)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
     def _encode(self, positions_to_keep: torch.BoolTensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
         """The encoder's output, and its hidden states at the positions to keep (`None`: at all)."""
@@ -370,7 +363,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
         labels = labels.flatten() if positions_to_keep is None else labels[positions_to_keep]
         loss = self._loss(hidden_states.flatten(0, -2), labels, num_items_in_batch)
-        return MaskedLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        return MaskedLMOutput(loss, None, outputs.hidden_states, outputs.attentions)
 
     def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
         """Loss of `(num_labels, hidden_size)` states; -100 is ignored."""
@@ -379,9 +372,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             head.transform(hidden_states), head.decoder.weight, head.decoder.bias, labels, num_items_in_batch
         )
 
-    def user_vectors(
-        self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
+    def user_vectors(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""
         The vector each history is ranked with: its product with `get_output_embeddings().weight`, plus the bias, is the
         score of every item.

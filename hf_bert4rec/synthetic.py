@@ -1,15 +1,16 @@
 """
 A generated world whose best possible score is known, for the demo and for asking whether a model can learn at all.
 
-Every film of the world has a theme and a mood ("Midnight Pirate", "Golden Pirate", "Midnight Robot"). What a person watches next
-depends on all that they watched, the later the more: interest in a theme fades slowly, interest in a mood within a few films.
-With shares a and b of the fading interest that lie on the film's theme and mood,
+Every film of the world has a theme and a mood ("Midnight Pirate", "Golden Pirate", "Midnight Robot"). What a person
+watches next depends on all that they watched, the later the more: interest in a theme fades slowly, interest in a mood
+within a few films. With shares a and b of the fading interest that lie on the film's theme and mood,
 
-    P(film | history) ~ popularity * (.1 / num_themes + .9 a) ^ 1.5 * (.5 / num_moods + .5 b)     for films not yet seen.
+    P(film | history) ~ popularity * (.1 / num_themes + .9 a) ^ 1.5 * (.5 / num_moods + .5 b)     for films not yet
+    seen.
 
-Nothing else is hidden: this is the probability that the histories were drawn with, so no scorer can expect a better NDCG, Recall or
-MRR than one that ranks by it. Popularity knows the first factor only, and counts of what followed the last film see one film of
-the history.
+Nothing else is hidden: this is the probability that the histories were drawn with, so no scorer can expect a better
+NDCG, Recall or MRR than one that ranks by it. Popularity knows the first factor only, and counts of what followed the
+last film see one film of the history.
 
 *Source:* ours. Interests that grow with each choice are a Polya urn; the fading is that of exponential smoothing.
 """
@@ -33,6 +34,8 @@ _HISTORY_LENGTHS = (15, 30)
 _POPULARITY_EXPONENT = 0.9  # popularity falls with place ** -0.9
 _THEME_MEMORY, _THEME_CURIOSITY, _THEME_FOCUS = 0.95, 0.1, 1.5  # share kept per film, share of any theme, exponent
 _MOOD_MEMORY, _MOOD_CURIOSITY, _MOOD_FOCUS = 0.6, 0.5, 1.0
+_EPOCH = 1_700_000_000  # in November 2023
+_SECONDS_A_YEAR, _SECONDS_BETWEEN_FILMS = 31_536_000, 250_000
 _SPECIAL_TOKENS = 3
 
 
@@ -42,7 +45,8 @@ class SyntheticWorld:
 
     Args:
         num_users (`int`, *optional*, defaults to 4000): People, each with 15 to 30 films.
-        num_items (`int`, *optional*, defaults to 200): Films. The first 200 are all pairs of 20 themes and 10 moods; further ones are
+        num_items (`int`, *optional*, defaults to 200): Films. The first 200 are all pairs of 20 themes and 10 moods;
+            further ones are
             their sequels.
         seed (`int`, *optional*, defaults to 0): Fixes everything.
 
@@ -85,8 +89,8 @@ class SyntheticWorld:
         Draw the log of all users.
 
         Returns:
-            `pandas.DataFrame`: `user_id` (string), `item_id` (string) and `timestamp` (whole seconds, all different within a user),
-            in order of time. No user sees a film twice.
+            `pandas.DataFrame`: `user_id` (string), `item_id` (string) and `timestamp` (whole seconds, all different
+            within a user), in order of time. No user sees a film twice.
 
         Example:
             >>> world = SyntheticWorld(num_users=3, num_items=40)
@@ -94,7 +98,118 @@ class SyntheticWorld:
             True
         """
         generator = np.random.default_rng([self.seed, 1])
-        longest = _HISTORY_LENGTHS[1]
-        themes, moods = _Memory(self._theme, _THEME_MEMORY), _Memory(self._mood, _MOOD_MEMORY)
-        theme_state = np.zeros((self.num_users, len(_THEMES)))
-        ...
+        films = np.empty((self.num_users, _HISTORY_LENGTHS[1]), dtype=np.int64)
+        themes, moods = np.zeros((self.num_users, len(_THEMES))), np.zeros((self.num_users, len(_MOODS)))
+        seen = np.zeros((self.num_users, self.num_items), dtype=bool)
+        users = np.arange(self.num_users)
+        for step in range(films.shape[1]):
+            upto = self._weights(themes, moods, seen).cumsum(1)  # (num_users, num_items)
+            chosen = (upto <= (generator.random(self.num_users) * upto[:, -1])[:, None]).sum(1)
+            films[:, step] = chosen
+            seen[users, chosen] = True
+            themes *= _THEME_MEMORY
+            moods *= _MOOD_MEMORY
+            themes[users, self._theme[chosen]] += 1
+            moods[users, self._mood[chosen]] += 1
+        lengths = generator.integers(_HISTORY_LENGTHS[0], _HISTORY_LENGTHS[1] + 1, self.num_users)
+        first = generator.integers(0, _SECONDS_A_YEAR, self.num_users)
+        gaps = generator.geometric(1 / _SECONDS_BETWEEN_FILMS, films.shape)  # at least one second
+        times = _EPOCH + first[:, None] + gaps.cumsum(1)
+        kept = np.arange(films.shape[1]) < lengths[:, None]  # who stops, and when, does not depend on the films
+        width = len(str(self.num_users - 1))
+        names = np.array([f"u{user:0{width}d}" for user in range(self.num_users)])
+        log = pd.DataFrame(
+            {
+                "user_id": np.repeat(names, lengths),
+                "item_id": np.array(self.item_ids)[films[kept]],
+                "timestamp": times[kept],
+            }
+        )
+        return log.sort_values("timestamp", kind="stable", ignore_index=True)
+
+    def best_possible(self, item_ids: Sequence[str] | None = None) -> BestPossible:
+        r"""
+        The scorer that knows the world.
+
+        Args:
+            item_ids (sequence of `str`, *optional*): Raw ids in token order (a tokenizer's or the prepared data's
+            `item_ids`); the
+                first one is token 3. Defaults to the world's own order.
+
+        Returns:
+            [`BestPossible`]: follows `ranking.Scorer`.
+
+        Raises:
+            ValueError: If an id is no item of this world, or occurs twice.
+
+        Example:
+            >>> world = SyntheticWorld()
+            >>> probabilities = world.best_possible()(None, [np.array([3, 4, 5])])(3, 203)
+            >>> probabilities[0, :3].tolist(), round(probabilities.sum().item(), 5)
+            ([0.0, 0.0, 0.0], 1.0)
+        """
+        index = {item_id: item for item, item_id in enumerate(self.item_ids)}
+        item_ids = [str(item_id) for item_id in (self.item_ids if item_ids is None else item_ids)]
+        unknown = [item_id for item_id in item_ids if item_id not in index]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no item of this world: give ids of a log that it generated.")
+        if len(set(item_ids)) < len(item_ids):
+            raise ValueError(f"{len(item_ids)} ids name {len(set(item_ids))} items: give each id once.")
+        return BestPossible(self, np.array([index[item_id] for item_id in item_ids], dtype=np.int64))
+
+    def _weights(self, themes: np.ndarray, moods: np.ndarray, seen: np.ndarray) -> np.ndarray:
+        """Probabilities of the next film up to a factor per row, from fading interests and a mask of films."""
+        weights = (
+            self._popularity
+            * _appeal(themes, _THEME_CURIOSITY, _THEME_FOCUS)[:, self._theme]
+            * _appeal(moods, _MOOD_CURIOSITY, _MOOD_FOCUS)[:, self._mood]
+        )  # (num_rows, num_items)
+        weights[seen] = 0
+        return weights
+
+
+class BestPossible:
+    r"""
+    Scores each item by the probability with which the world draws it next, given the whole history; see
+    [`SyntheticWorld.best_possible`].
+
+    Args:
+        world ([`SyntheticWorld`]): Where the histories come from.
+        items (`np.ndarray` of shape `(num_items,)`): The world's item behind token 3, 4 and so on.
+
+    Attributes:
+        vocab_size (`int`): Number of tokens, the three special tokens included.
+    """
+
+    def __init__(self, world: SyntheticWorld, items: np.ndarray) -> None:
+        self._world, self._items = world, items
+        self.vocab_size = len(items) + _SPECIAL_TOKENS
+
+    def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> Callable[[int, int], torch.Tensor]:
+        r"""
+        See `ranking.Scorer`. Special tokens in a history are passed over; the score of special tokens is 0.
+        """
+        histories = [self._items[history[history >= _SPECIAL_TOKENS] - _SPECIAL_TOKENS] for history in histories]
+        lengths = np.array([len(history) for history in histories], dtype=np.int64)
+        films = np.concatenate([*histories, np.empty(0, np.int64)])
+        rows = np.repeat(np.arange(len(histories)), lengths)
+        ages = np.repeat(lengths.cumsum(), lengths) - 1 - np.arange(len(films))  # 0 for the last film
+        world = self._world
+        themes = _count(rows, world._theme[films], _THEME_MEMORY**ages, (len(histories), len(_THEMES)))
+        moods = _count(rows, world._mood[films], _MOOD_MEMORY**ages, (len(histories), len(_MOODS)))
+        seen = _count(rows, films, np.ones(len(films)), (len(histories), world.num_items)) > 0
+        weights = world._weights(themes, moods, seen)
+        scores = np.zeros((len(histories), self.vocab_size), dtype=np.float32)
+        scores[:, _SPECIAL_TOKENS:] = (weights / weights.sum(1, keepdims=True))[:, self._items]
+        table = torch.from_numpy(scores)
+        return lambda start, stop: table[:, start:stop]
+
+
+def _appeal(interest: np.ndarray, curiosity: float, focus: float) -> np.ndarray:
+    total, num_kinds = interest.sum(1, keepdims=True), interest.shape[1]
+    share = np.divide(interest, total, out=np.full_like(interest, 1 / num_kinds), where=total > 0)
+    return (curiosity / num_kinds + (1 - curiosity) * share) ** focus
+
+
+def _count(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    return np.bincount(rows * shape[1] + columns, weights, shape[0] * shape[1]).reshape(shape)

@@ -40,10 +40,8 @@ class Bert4RecTokenizer(TokenizersBackend):
 
     Build one with [`~Bert4RecTokenizer.from_items`]; save and load it like any other tokenizer. In lists
     (`tokenizer(ids, is_split_into_words=True)`, `encode_items`) an id is looked up as it stands. Plain text is one
-    item where it is exactly the id of one, and else a history: ids separated by white space.
-
-    Every token, special and added ones too, is an entry of the one vocabulary and is looked up whole: none of them
-    matches inside the id of another item.
+    item where it is exactly the id of one, and else a history: ids separated by white space. Added tokens and special
+    tokens are entries of the one vocabulary like any item: none of them matches inside the id of another.
 
     Args:
         vocab (`dict[str, int]`, `list` or `str`, *optional*):
@@ -71,7 +69,7 @@ class Bert4RecTokenizer(TokenizersBackend):
     model = WordLevel  # type: ignore[assignment]
 
     _tokenizer: Any
-    _titles: dict[str, str] | None = None
+    _titles: dict[ItemId, str] | None = None
     _item_ids: list[ItemId] | None = None
 
     # Without an __init__ of its own the class would build a BPE model from `vocab`, know no special tokens when it is
@@ -100,7 +98,7 @@ class Bert4RecTokenizer(TokenizersBackend):
             # as arguments and not as class attributes, which are not saved
             **{"padding_side": "right", "truncation_side": "left", "split_special_tokens": True, **kwargs},
         )
-        self._titles = _read_titles(titles_file)
+        self._set_titles(_read_titles(titles_file))
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
@@ -118,8 +116,7 @@ class Bert4RecTokenizer(TokenizersBackend):
         Args:
             items (iterable of `str` or `int`): Unique raw ids; the item at position `i` becomes token `i + 3`.
             titles (`dict` or iterable of `str`, *optional*): By id (others are left out) or in order; `None` for none.
-            kwargs (`dict[str, Any]`, *optional*):
-                Passed along to the class. `item_id_type="int"` gives ids that come as text back as integers.
+            kwargs (`dict[str, Any]`, *optional*): For the class; `item_id_type="int"` makes integers of ids given as text.
 
         Returns:
             [`Bert4RecTokenizer`]: The tokenizer.
@@ -148,7 +145,7 @@ class Bert4RecTokenizer(TokenizersBackend):
             special_tokens[name] = text
             vocabulary[text] = token_id
         tokenizer = cls(vocab=vocabulary, item_id_type=item_id_type, **{**special_tokens, **kwargs})
-        tokenizer._titles = _title_table(titles, texts)
+        tokenizer._set_titles(_title_table(titles, texts))
         return tokenizer
 
     @property
@@ -167,8 +164,8 @@ class Bert4RecTokenizer(TokenizersBackend):
 
     @property
     def titles(self) -> dict[ItemId, str] | None:
-        """`dict`, *optional*: Titles by raw item id, for those items that have one."""
-        return None if self._titles is None else {self._raw_id(text): title for text, title in self._titles.items()}
+        """`dict`, *optional*: Titles by raw item id, for those items that have one. Not a copy: leave it unchanged."""
+        return self._titles
 
     def title(self, item_id: ItemId) -> str | None:
         """
@@ -178,7 +175,7 @@ class Bert4RecTokenizer(TokenizersBackend):
             >>> Bert4RecTokenizer.from_items([7], titles=["Se7en"]).title(7)
             'Se7en'
         """
-        return None if self._titles is None else self._titles.get(str(item_id))
+        return None if self._titles is None else self._titles.get(self._raw_id(str(item_id)))
 
     def encode_items(self, history: Iterable[ItemId], unknown: str = "skip") -> tuple[list[int], list[ItemId]]:
         r"""
@@ -275,7 +272,7 @@ class Bert4RecTokenizer(TokenizersBackend):
         if new_texts:
             vocabulary = self.get_vocab()
             first = max(vocabulary.values(), default=-1) + 1
-            vocabulary.update(zip(new_texts, range(first, first + len(new_texts)), strict=True))
+            vocabulary.update((text, token) for token, text in enumerate(new_texts, first))
             self._tokenizer.model = WordLevel(vocabulary, unk_token=self._tokenizer.model.unk_token)
         special = [token for token in new_tokens if special_tokens or getattr(token, "special", False)]
         self._tokenizer.add_special_tokens(special)
@@ -286,6 +283,9 @@ class Bert4RecTokenizer(TokenizersBackend):
 
     def _raw_id(self, text: str) -> ItemId:
         return int(text) if self.item_id_type == "int" and INTEGER_TEXT.fullmatch(text) else text
+
+    def _set_titles(self, titles: dict[str, str]) -> None:
+        self._titles = {self._raw_id(text): title for text, title in titles.items()} or None
 
 
 class _HistoryText(NamedTuple):
@@ -351,8 +351,8 @@ def _item_texts(items: Iterable[ItemId]) -> tuple[list[str], str]:
     return texts, "str" if are_texts[0] else "int"
 
 
-def _title_table(titles: Any, texts: list[str]) -> dict[str, str] | None:
-    """Titles by id text; `None` if there are none. NaN is what pandas reads from an empty field: unknown as well."""
+def _title_table(titles: Any, texts: list[str]) -> dict[str, str]:
+    """Titles by id text. NaN is what pandas reads from an empty field: no title, like `None`."""
     if isinstance(titles, Mapping):
         by_text = dict(zip(_texts(list(titles), "the keys of titles"), titles.values(), strict=True))
         titles = [by_text.get(text) for text in texts]
@@ -361,12 +361,12 @@ def _title_table(titles: Any, texts: list[str]) -> dict[str, str] | None:
         raise ValueError(f"titles must be one for each of {len(texts)} items, found {len(values)}; use None for none")
     unknown = [title is None or (isinstance(title, float) and math.isnan(title)) for title in values]
     known = [index for index, is_unknown in enumerate(unknown) if not is_unknown]
-    return dict(zip([texts[i] for i in known], _texts([values[i] for i in known], "titles"), strict=True)) or None
+    return dict(zip([texts[i] for i in known], _texts([values[i] for i in known], "titles"), strict=True))
 
 
-def _read_titles(path: str | None) -> dict[str, str] | None:
+def _read_titles(path: str | None) -> dict[str, str]:
     if path is None or not os.path.isfile(path):
-        return None
+        return {}
     try:
         titles = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:

@@ -240,7 +240,7 @@ def test_special_tokens_are_those_that_are_given():
         ({"mask_replace_prob": float("nan")}, "mask_replace_prob is nan; give a share"),
         ({"random_replace_prob": 2}, "random_replace_prob is 2; give a share"),
         ({"mask_replace_prob": 0.75, "random_replace_prob": 0.5, "vocab_size": 9}, "add up to 1.25; give at most 1"),
-        ({"mask_replace_prob": 0.8, "random_replace_prob": 0.1}, "random_replace_prob needs vocab_size"),
+        ({"mask_replace_prob": 0.8, "random_replace_prob": 0.1}, "random_replace_prob needs items to draw from"),
         ({"padding_side": "top"}, "padding_side is 'top'; choose 'left' or 'right'"),
     ],
 )

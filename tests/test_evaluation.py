@@ -65,12 +65,13 @@ class RandomScorer:
 
 def naive_negatives(user, known, weights, num_negatives, seed=0):
     """One number at a time: the first token whose share of the weights, added up, lies above it."""
-    edges, negatives, place = np.cumsum(weights) / weights.sum(), [], 0
-    while len(negatives) < num_negatives:
-        token = int((edges <= uniform("negatives", seed, user, place)).sum())
+    edges, negatives = np.cumsum(weights) / weights.sum(), []
+    for number in uniform("negatives", seed, user, np.arange(100_000)):
+        if len(negatives) == num_negatives:
+            break
+        token = int((edges <= number).sum())
         if token not in negatives and token not in known:
             negatives.append(token)
-        place += 1
     return negatives
 
 

@@ -277,7 +277,7 @@ def test_titles_come_from_an_items_file_the_first_of_each(tmp_path, interaction_
     data = prepare(interaction_log, tmp_path / "data", items_file=str(titles))
     found = dict(zip(data.item_ids.to_pylist(), data.titles.to_pylist(), strict=True))
     assert found == {f"i{item}": {1: "One, two", 2: "Två"}.get(item) for item in range(10)}
-    assert data.metadata["report"]["titles"] == {"items_with_title": 2, "items_without_title": 8}
+    assert data.metadata["report"]["titles"] == {"log": str(titles), "items_with_title": 2, "items_without_title": 8}
     assert prepare(interaction_log, tmp_path / "without").titles is None
 
 

@@ -152,6 +152,32 @@ def test_linear_layers_start_as_the_configuration_says(linear_initializer, std, 
     assert model.get_input_embeddings().weight.std().item() == pytest.approx(0.05, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"vocab_size": 30}, "cls.predictions.bias"),
+        ({"hidden_size": 32}, "cls.predictions.transform.dense.bias"),
+        ({"intermediate_size": 30}, "bert4rec.encoder.layer.1.intermediate.dense.bias"),
+        ({"max_position_embeddings": 12}, "bert4rec.embeddings.position_embeddings.weight"),
+    ],
+)
+def test_every_size_is_that_of_a_weight(change, name):
+    assert tiny_model(**change).state_dict()[name].shape[0] == next(iter(change.values()))
+    assert len(tiny_model(num_hidden_layers=3).bert4rec.encoder.layer) == 3
+
+
+def test_only_the_biases_of_the_keys_are_frozen_and_they_change_no_score(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    for mode in (True, False):
+        frozen = [name for name, parameter in model.train(mode).named_parameters() if not parameter.requires_grad]
+        assert frozen == [f"bert4rec.encoder.layer.{layer}.attention.self.key.bias" for layer in (0, 1)]
+    before = model(TOKENS).logits
+    for name in frozen:
+        torch.nn.init.normal_(model.get_parameter(name))
+    torch.testing.assert_close(model(TOKENS).logits[TOKENS != 0], before[TOKENS != 0], rtol=1e-4, atol=1e-4)
+
+
 def test_a_folder_that_is_split_into_parts_loads(tmp_path):
     model = tiny_model()
     model.save_pretrained(tmp_path, max_shard_size="5KB")

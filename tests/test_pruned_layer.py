@@ -47,7 +47,7 @@ def loss_and_gradients(model, **inputs):
     model.zero_grad()
     loss = model(**inputs).loss
     loss.backward()
-    return {"loss": loss.detach()} | {name: p.grad.clone() for name, p in model.named_parameters()}
+    return {"loss": loss.detach()} | {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def block_mask(is_decoder, additive=False):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
+from hf_bert4rec.interactions import prepare
 from hf_bert4rec.sequences import EvaluationSequences, TrainingSequences, training_events
 
 HELD_OUT = 1_000_000  # added to the items that may not be trained on, so that one that leaks is seen
@@ -176,8 +177,31 @@ def test_evaluation_sequences_hold_exactly_the_events_before_the_target(split, g
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_prepared_data_give_the_histories_of_the_log(interaction_log, tmp_path):
+    data = prepare(interaction_log, tmp_path / "data")
+
+    def ring(user, start, stop):
+        return [f"i{(int(data.user_ids[user].as_py()[1:]) + step) % 10}" for step in range(start, stop)]
+
+    def items(tokens):
+        return data.item_ids.take(tokens - FIRST_ITEM_TOKEN).to_pylist()
+
+    for row in TrainingSequences(data, max_length=4, batch_size=3, window="newest"):
+        assert items(row["input_ids"]) == ring(row["row"], 1, 5)
+    for split, place in (("validation", 5), ("test", 6)):
+        for row in EvaluationSequences(data, split=split):
+            assert items(np.append(row["input_ids"], row["target"])) == ring(row["row"], 0, place + 1)
+    events, offsets = training_events(data)
+    assert items(events[offsets[3] : offsets[4]]) == ring(3, 0, 5)
+
+
 def test_training_events_are_the_training_part_of_each_history():
-    for lengths, global_time in (([5, 2, 9, 3, 1, 30], True), ([3] * 300, False), ([1, 4], False)):
+    for lengths, global_time in (
+        ([5, 2, 9, 3, 1, 30], True),
+        ([3] * 300, False),
+        ([1, 4], False),
+        ([5, 0, 0, 3, 0], False),
+    ):
         data = interaction_data(lengths, global_time)
         data.train_end[0] = 0
         events, offsets = training_events(data)

@@ -102,11 +102,8 @@ def test_the_vocabulary_holds_every_id_under_its_own_text():
 
 
 def test_special_tokens_have_their_usual_text_and_give_way_to_an_item_of_that_text():
-    assert Bert4RecTokenizer.from_items(["a"]).special_tokens_map == {
-        "unk_token": "[UNK]",
-        "pad_token": "[PAD]",
-        "mask_token": "[MASK]",
-    }
+    usual = {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    assert Bert4RecTokenizer.from_items(["a"]).special_tokens_map == usual
     tokenizer = Bert4RecTokenizer.from_items(["[MASK]", "[[MASK]]", "<u>"], unk_token="<u>")
     assert tokenizer.special_tokens_map == {"unk_token": "[<u>]", "pad_token": "[PAD]", "mask_token": "[[[MASK]]]"}
     assert list_tokens(tokenizer, ["[MASK]", tokenizer.mask_token, "new"]) == [3, 1, 2]
@@ -289,7 +286,9 @@ def test_it_is_built_from_a_vocabulary_a_file_or_a_backend(tmp_path, letters):
 
 
 def test_a_backend_that_lacks_special_tokens_gets_them():
-    tokenizer = Bert4RecTokenizer(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="[UNK]")))
+    backend = Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="[UNK]"))
+    tokenizer = Bert4RecTokenizer(tokenizer_object=backend)
+    assert backend.get_vocab_size() == 2
     assert tokenizer.item_ids == ["a", "b"]
     assert list_tokens(tokenizer, ["b", "x"]) == [1, tokenizer.unk_token_id]
     assert len({tokenizer.pad_token_id, tokenizer.mask_token_id, tokenizer.unk_token_id, 0, 1}) == 5
@@ -336,8 +335,8 @@ def test_padding_and_truncation_sides(letters, tmp_path):
     left = letters.pad(rows, padding_side="left", return_tensors="pt")
     assert left["input_ids"].tolist() == [[0, 3], [4, 5]]
     assert left["attention_mask"].tolist() == [[0, 1], [1, 1]]
-    options = {"padding_side": "left", "truncation_side": "right", "model_max_length": 2}
-    Bert4RecTokenizer.from_items(["a", "b", "c", "d"], **options).save_pretrained(tmp_path)
+    letters.padding_side, letters.truncation_side, letters.model_max_length = "left", "right", 2
+    letters.save_pretrained(tmp_path)
     loaded = Bert4RecTokenizer.from_pretrained(tmp_path)
     assert list_tokens(loaded, histories, padding=True, truncation=True) == [[0, 3], [4, 5]]
 
@@ -346,20 +345,21 @@ def test_added_items_are_items_and_never_match_inside_other_ids(tmp_path):
     tokenizer = Bert4RecTokenizer.from_items(["10071", "a"])
     assert tokenizer.item_ids == ["10071", "a"]
     assert tokenizer.add_tokens(["007", "x y", "a", "007"]) == 2
-    assert tokenizer.add_tokens("") == 0
+    assert tokenizer.add_tokens("") == tokenizer.add_tokens([""]) == 0
     for other in [tokenizer, *copies(tokenizer, tmp_path)]:
         assert_round_trip(other, ["10071", "a", "007", "x y"])
         assert list_tokens(other, ["10071", "100719", "x y z"]) == [3, 2, 2]
 
 
 def test_added_special_tokens_are_no_items(letters):
-    assert letters.add_special_tokens({"eos_token": "[EOS]"}) == 1
-    assert letters.add_tokens(["e"]) == 1
+    assert (letters.add_special_tokens({"eos_token": "[EOS]"}), letters.add_tokens(["e"])) == (1, 1)
     assert (letters.eos_token_id, letters.num_items, len(letters)) == (7, 5, 9)
     assert letters.item_ids == ["a", "b", "c", "d", "e"]
     assert letters.encode_items(["e", "[EOS]"]) == ([8], ["[EOS]"])
     assert letters.decode([8, 7], skip_special_tokens=True) == "e"
     assert list_tokens(letters, ["[EOS]", "x[EOS]"]) == [7, 2]
+    letters.add_eos_token = True
+    assert list_tokens(letters, ["a", "b"]) == letters("a b")["input_ids"] == [3, 4, 7]
 
 
 def test_items_added_to_integers_come_back_as_they_came(letters):
@@ -385,8 +385,7 @@ def test_threads_do_not_disturb_each_other():
         results.extend(tokenizer(["b a", "a b"] * 4)["input_ids"] == [[4, 3], [5]] * 4 for _ in range(200))
 
     threads = [threading.Thread(target=target, daemon=True) for target in (read_lists, read_texts, read_texts)]
-    for thread in threads:
-        thread.start()
+    list(map(threading.Thread.start, threads))
     for thread in threads:
         thread.join(timeout=60)
     assert results == [True] * 600

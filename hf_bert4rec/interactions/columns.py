@@ -13,63 +13,15 @@ from .text import plain_name
 
 # Plain names (`plain_name`), the likeliest first.
 KNOWN_NAMES = {
-    "user": (
-        "userid",
-        "user",
-        "uid",
-        "reviewerid",
-        "customerid",
-        "customer",
-        "visitorid",
-        "memberid",
-        "accountid",
-        "username",
-        "sessionid",
-        "session",
-    ),
-    "item": (
-        *(
-            "itemid",
-            "item",
-            "iid",
-            "movieid",
-            "movie",
-            "asin",
-            "parentasin",
-            "productid",
-            "product",
-            "sku",
-            "articleid",
-            "article",
-        ),
-        *(
-            "bookid",
-            "isbn",
-            "trackid",
-            "songid",
-            "artistid",
-            "gameid",
-            "appid",
-            "businessid",
-            "videoid",
-            "newsid",
-            "contentid",
-        ),
-    ),
-    "time": (
-        "timestamp",
-        "time",
-        "unixreviewtime",
-        "datetime",
-        "date",
-        "eventtime",
-        "createdat",
-        "unixtime",
-        "ts",
-        "position",
-    ),
-    "rating": ("rating", "overall", "stars", "score"),
-    "title": ("title", "itemtitle", "movietitle", "producttitle", "name", "itemname", "productname"),
+    role: names.split()
+    for role, names in {
+        "user": "userid user uid reviewerid customerid customer visitorid memberid accountid username sessionid session",
+        "item": "itemid item iid movieid movie asin parentasin productid product sku articleid article bookid isbn trackid "
+        "songid artistid gameid appid businessid videoid newsid contentid",
+        "time": "timestamp time unixreviewtime datetime date eventtime createdat unixtime ts position",
+        "rating": "rating overall stars score",
+        "title": "title itemtitle movietitle producttitle name itemname productname",
+    }.items()
 }
 NO_COLUMN = "none"
 

@@ -76,10 +76,6 @@ class Engine:
         """Let queries read Arrow rows under a name."""
         self.connection.register(name, rows)
 
-    def unregister(self, name: str) -> None:
-        """Forget rows that were registered."""
-        self.connection.unregister(name)
-
     def close(self) -> None:
         """Let go of the files."""
         self.connection.close()
@@ -98,11 +94,11 @@ def first_line(error: Exception) -> str:
 @contextmanager
 def plain_resource_errors(folder: Path, memory_limit: str) -> Iterator[None]:
     """
-    Turns an engine or a disk that ran out into one line.
+    Turns what the engine and the disk may run into, whatever the log, into one line.
 
     Raises:
         OSError: If the disk is full.
-        ValueError: If the engine's memory does not suffice.
+        ValueError: If the engine's memory does not suffice, or if it fails otherwise.
     """
     full = f"no space left on device while writing {folder}: free some, or choose an output folder on another disk"
     try:
@@ -116,4 +112,6 @@ def plain_resource_errors(folder: Path, memory_limit: str) -> Iterator[None]:
     except (duckdb.Error, OSError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
             raise OSError(errno.ENOSPC, full) from None
+        if isinstance(error, duckdb.Error):
+            raise ValueError(f"the log cannot be prepared ({first_line(error)}): check its files") from error
         raise

@@ -93,7 +93,8 @@ def key_log(engine: Engine, log: LoadedLog, options: InteractionOptions, num_kno
     num_events = engine.value("select count(*) from log")
     if not num_events:
         raise ValueError(f"{log.name} names columns and holds no event: give a log with at least one event")
-    read, ids, columns, joins = {"events": num_events}, {}, [], ""
+    read, columns, joins = {"events": num_events}, [], ""
+    ids: dict[str, str] = {}
     for role in ("user", "item"):
         value = f"{role}_value"
         if role in log.integers and not (role == "item" and num_known_items is not None):

@@ -133,14 +133,13 @@ def _write(engine: Engine, folder: Path, options: InteractionOptions, given: tup
     """Everything but `data.json`, whose content it returns."""
     log, vocabulary, items = given
     items = options.items_file if items is None else items
-    if items is not None:
-        load_titles(engine, items, options, folder)
+    titles = None if items is None else load_titles(engine, items, options, folder)
     loaded = load_events(engine, log, options, folder)
     num_known = None if vocabulary is None else _load_vocabulary(engine, vocabulary)
     filtered = _filter(engine, loaded, options, num_known)
     report: dict[str, Any] = {"log": loaded.name, "columns": loaded.columns, "times": filtered.time_kind}
     report |= {"read": filtered.read, "dropped": filtered.dropped, "left": filtered.left}
-    num_items, num_titles = _number_items(filtered, num_known, items is not None)
+    num_items, num_titles = _number_items(filtered, num_known, titles is not None)
     _number_users(filtered)
     split: dict[str, Any] = {"name": options.split}
     before = ""
@@ -148,14 +147,15 @@ def _write(engine: Engine, folder: Path, options: InteractionOptions, given: tup
         cuts = time_cuts(filtered, options.validation_share, options.test_share)
         split |= dict(zip(("validation_from", "test_from"), cuts, strict=True))
         before = "cast(before_validation as bigint) as before_validation, cast(before_test as bigint) as before_test, "
-    title = ", title" if items is not None else ""
+    title = "" if titles is None else ", title"
     write_items(folder, engine.batches(f"select item_id, num_events{title} from numbered_items order by item_index"))
     write_events(folder, engine.batches(_sorted_events(filtered)), filtered.left["events"])
     joined = "numbered_users join events_before on events_before.user_key = numbered_users.user_key"
     users = f"select user_id, {before}num_events from {joined if before else 'numbered_users'} order by user_index"
     report["split"] = split | write_users(folder, engine.batches(users), num_items)
-    if items is not None:
-        report["titles"] = {"items_with_title": num_titles, "items_without_title": num_items - num_titles}
+    if titles is not None:
+        without = num_items - num_titles
+        report["titles"] = {"log": titles.name, "items_with_title": num_titles, "items_without_title": without}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -196,7 +196,6 @@ def _filter(engine: Engine, loaded: LoadedLog, options: InteractionOptions, num_
 
 def _number_items(filtered: FilteredLog, num_known: int | None, has_titles: bool) -> tuple[int, int]:
     """Make `numbered_items(item_index, item_key, item_id, num_events[, title])`; how many there are, and how many titles."""
-    engine, ids = filtered.engine, filtered.ids["item"]
     title, join = "", ""
     if has_titles:
         title = ", title"
@@ -211,17 +210,13 @@ def _number_items(filtered: FilteredLog, num_known: int | None, has_titles: bool
             "left join kept_items on kept_items.item_key = vocabulary.item_index"
         )
     else:
-        texts = f"join {ids} on id_key = item_key" if ids else ""
-        items = (
-            "select row_number() over (order by num_events desc, item_id) - 1 as item_index, item_key, item_id, "
-            f"num_events from (select item_key, {'id_text' if ids else 'cast(item_key as string)'} as item_id, num_events "
-            f"from kept_items {texts}) as texts"
-        )
-    engine.run(
+        number = "row_number() over (order by num_events desc, item_id) - 1"
+        items = f"select {number} as item_index, item_key, item_id, num_events from {_with_texts(filtered, 'item')}"
+    filtered.engine.run(
         "create table numbered_items as select cast(item_index as integer) as item_index, item_key, item_id, "
         f"num_events{title} from ({items}) as items {join}"
     )
-    num_items, num_titles = engine.row(
+    num_items, num_titles = filtered.engine.row(
         f"select count(*), count({'title' if has_titles else 'item_id'}) from numbered_items"
     )
     return num_items, num_titles
@@ -229,12 +224,17 @@ def _number_items(filtered: FilteredLog, num_known: int | None, has_titles: bool
 
 def _number_users(filtered: FilteredLog) -> None:
     """Make `numbered_users(user_index, user_key, user_id, num_events)`, in the order of the texts."""
-    ids = filtered.ids["user"]
     filtered.engine.run(
         "create table numbered_users as select cast(row_number() over (order by user_id) - 1 as integer) as user_index, "
-        f"user_key, user_id, num_events from (select user_key, {'id_text' if ids else 'cast(user_key as string)'} as user_id, num_events "
-        f"from kept_users {f'join {ids} on id_key = user_key' if ids else ''}) as texts"
+        f"user_key, user_id, num_events from {_with_texts(filtered, 'user')}"
     )
+
+
+def _with_texts(filtered: FilteredLog, noun: str) -> str:
+    """The users or items that are left, with their ids as text."""
+    ids = filtered.ids[noun]
+    text, join = ("id_text", f"join {ids} on id_key = {noun}_key") if ids else (f"cast({noun}_key as string)", "")
+    return f"(select {noun}_key, {text} as {noun}_id, num_events from kept_{noun}s {join}) as texts"
 
 
 def _sorted_events(filtered: FilteredLog) -> str:
