@@ -243,7 +243,7 @@ def _recommend(
     if input_file is not None:
         _stream(recommender, Path(input_file), output_file, options)
         return
-    if user is not None:
+    if user is not None and data is not None:
         loaded = load_data(data)
         check_vocabulary(tokenizer, loaded)
         history = loaded.item_ids.take(loaded.history(loaded.user_index(user))).to_pylist()
@@ -273,7 +273,7 @@ def _stream(recommender: Pipeline, input_file: Path, output_file: str | None, op
                     answer = record["keys"] | next(found)
                 out.write(json.dumps(answer, ensure_ascii=False) + "\n")
             out.flush()
-    if partial is not None:
+    if partial is not None and target is not None:
         os.replace(partial, target)
     if num_bad:
         print(f"{num_bad} bad lines were reported and skipped", file=sys.stderr)

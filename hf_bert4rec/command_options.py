@@ -72,7 +72,7 @@ def add_options(
             type=kind,
             metavar=_METAVARS[kind],
             nargs="?" if is_flag else None,
-            **({"const": True} if is_flag else {}),
+            const=True if is_flag else None,
             help=text.replace("%", "%%") if shown is None or name in shown else argparse.SUPPRESS,
         )
 

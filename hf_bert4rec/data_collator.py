@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
@@ -176,8 +177,9 @@ class DataCollatorForCloze:
         kind = uniform("replacement", self.seed, epoch, rows[:, None], position)
         replaced = np.where(kind < self.mask_replace_prob, self.mask_token_id, tokens)
         if self.random_replace_prob > 0:
+            vocab_size = cast(int, self.vocab_size)  # __post_init__ asks for it
             drawn = uniform("random item", self.seed, epoch, rows[:, None], position)
-            drawn = FIRST_ITEM_TOKEN + (drawn * (self.vocab_size - FIRST_ITEM_TOKEN)).astype(np.int64)
+            drawn = FIRST_ITEM_TOKEN + (drawn * (vocab_size - FIRST_ITEM_TOKEN)).astype(np.int64)
             is_random = (kind >= self.mask_replace_prob) & (kind < self.mask_replace_prob + self.random_replace_prob)
             replaced = np.where(is_random, drawn, replaced)
         return replaced

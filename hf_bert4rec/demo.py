@@ -20,8 +20,14 @@ from .synthetic import SyntheticWorld
 from .training import train
 
 
-# Histories are short and many here, so that more epochs of smaller batches fit into the minute that a demo may take.
-TRAINING = {"num_train_epochs": 30, "per_device_train_batch_size": 64, "max_position_embeddings": 32}
+# What suits many short histories, within the minute or two that a demo may take.
+TRAINING = {
+    "num_train_epochs": 28,
+    "learning_rate": 4e-3,
+    "mlm_probability": 0.3,
+    "last_item_probability": 0.4,
+    "max_position_embeddings": 16,
+}
 NUM_EXAMPLES = 3
 TITLES_SHOWN = 5
 

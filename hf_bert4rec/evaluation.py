@@ -193,8 +193,9 @@ class TrainerRanking:
 
     def preprocess_logits_for_metrics(self, logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scores of shape `(batch_size, vocab_size)` -> ranks of shape `(batch_size,)`; seen items are forbidden."""
-        labels, seen_items = labels
-        targets = labels.masked_fill(labels == -100, 0).amax(1)  # one label per row, wherever padding has put it
+        next_items, seen_items = labels
+        # one label per row, wherever padding has put it
+        targets = next_items.masked_fill(next_items == -100, 0).amax(1)
         seen = [items[items != -100] for items in seen_items.cpu().numpy()]
         ranks = rank_targets(
             lambda start, stop: logits[:, start:stop],

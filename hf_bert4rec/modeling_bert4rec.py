@@ -10,6 +10,8 @@ event; only positions that carry a label, or are asked for by `logits_to_keep`, 
 last block works on them alone.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -43,16 +45,16 @@ class Bert4RecEmbeddings(nn.Module):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm = nn.Identity()
+        self.LayerNorm: nn.Module = nn.Identity()
         if config.embedding_layer_norm:
             self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None,
+        input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
-        position_ids: torch.LongTensor,
+        position_ids: torch.Tensor,
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
@@ -153,11 +155,11 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        positions_to_keep: torch.BoolTensor | None = None,
+        positions_to_keep: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         r"""
@@ -232,7 +234,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         num_newer = is_event.flip(1).cumsum(1).flip(1) - is_event.long()
         return is_event & (num_newer < max_length)
 
-    def _positions(self, attention_mask: torch.Tensor | None, tokens: torch.Tensor) -> torch.LongTensor:
+    def _positions(self, attention_mask: torch.Tensor | None, tokens) -> torch.Tensor:
         """Position of each event within its own history, from the end that `position_origin` names."""
         from_newest = self.config.position_origin == "newest"
         if attention_mask is None or attention_mask.ndim != 2:
@@ -285,7 +287,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         self.cls = Bert4RecItemHead(config)
         if config.tie_word_embeddings:
             # Checkpoints hold shared weights once. `Trainer` warns of missing keys unless they are named here too.
-            self._keys_to_ignore_on_save = set(self._tied_weights_keys)
+            self._keys_to_ignore_on_save: set[str] | None = set(self._tied_weights_keys)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Linear:
@@ -300,11 +302,11 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -332,23 +334,23 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         encoder_inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self.training:
             return self._training_step(encoder_inputs, labels, num_items_in_batch, kwargs)
-        keeps_mask = isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.dtype == torch.bool
-        positions_to_keep = logits_to_keep if keeps_mask and logits_to_keep.ndim == 2 else None
-        if positions_to_keep is not None and labels is not None:
-            positions_to_keep = positions_to_keep | labels.ne(-100)
+        wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else None
+        if wanted is not None and (wanted.dtype != torch.bool or wanted.ndim != 2):
+            wanted = None  # indices, not a mask of positions
+        positions_to_keep = wanted if wanted is None or labels is None else wanted | labels.ne(-100)
         outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
         loss = None
         if labels is not None:
             chosen = labels if positions_to_keep is None else labels[positions_to_keep]
             loss = self._loss(hidden_states.flatten(0, -2), chosen.flatten(), num_items_in_batch)
-        if positions_to_keep is None:
+        if wanted is None:
             hidden_states = slice_logits_to_keep(hidden_states, logits_to_keep)
         else:
-            hidden_states = hidden_states[logits_to_keep[positions_to_keep]]
+            hidden_states = hidden_states[wanted[positions_to_keep]]
         logits = self.cls(hidden_states)
         return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
-    def _encode(self, positions_to_keep: torch.BoolTensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
+    def _encode(self, positions_to_keep: torch.Tensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
         """The encoder's output, and its hidden states at the positions to keep (`None`: at all)."""
         outputs = self.bert4rec(**inputs, positions_to_keep=positions_to_keep)
         hidden_states = outputs.last_hidden_state
@@ -372,7 +374,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             head.transform(hidden_states), head.decoder.weight, head.decoder.bias, labels, num_items_in_batch
         )
 
-    def user_vectors(self, input_ids: torch.LongTensor, attention_mask: torch.Tensor | None = None, **kwargs):
+    def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""
         The vector each history is ranked with: its product with `get_output_embeddings().weight`, plus the bias, is the
         score of every item.
@@ -387,7 +389,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         Raises:
             ValueError: If a history has not exactly one [MASK].
         """
-        is_mask = input_ids == self.config.mask_token_id
+        is_mask = input_ids.eq(cast(int, self.config.mask_token_id))
         if not bool((is_mask.sum(1) == 1).all()):
             counts = is_mask.sum(1).unique().tolist()
             raise ValueError(f"Each history needs exactly one [MASK]; found {counts} in a row. Append one to each.")

@@ -54,6 +54,8 @@ class NextItemRecommendationPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
+    _batch_size: int | None
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._batch_size = self._batch_size or DEFAULT_BATCH_SIZE

@@ -21,7 +21,7 @@ def can_be_taken_apart(layer: nn.Module) -> bool:
 
 def layer_at_positions(
     layer: BertLayer | RobertaPreLayerNormLayer,
-    positions: torch.BoolTensor,
+    positions: torch.Tensor,
     hidden_states: torch.Tensor,
     attention_mask: torch.Tensor | None,
     **kwargs,

@@ -36,7 +36,7 @@ def uniform(purpose: str, seed: int, *counters: int | np.ndarray) -> np.ndarray:
         >>> bool((a == uniform("windows", 0, 3, np.arange(4))).all()), bool((a == uniform("windows", 0, 4, np.arange(4))).any())
         (True, False)
     """
-    state = np.uint64(zlib.crc32(purpose.encode()))
+    state = np.asarray(zlib.crc32(purpose.encode()), dtype=np.uint64)
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is what is meant
         for counter in (seed, *counters):
             state = _mixed((state ^ np.asarray(counter).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ class ModelScorer:
         self.model, self.vocab_size = model, config.vocab_size
         self.collator = DataCollatorForCloze(
             max_length=config.max_position_embeddings,
-            pad_token_id=config.pad_token_id,
-            mask_token_id=config.mask_token_id,
+            pad_token_id=cast(int, config.pad_token_id),  # a model that ranks pads and masks
+            mask_token_id=cast(int, config.mask_token_id),
         )
 
     @torch.inference_mode()

@@ -3,10 +3,9 @@ A generated world whose best possible score is known, for the demo and for askin
 
 Every film of the world has a theme and a mood ("Midnight Pirate", "Golden Pirate", "Midnight Robot"). What a person
 watches next depends on all that they watched, the later the more: interest in a theme fades slowly, interest in a mood
-within a few films. With shares a and b of the fading interest that lie on the film's theme and mood,
+somewhat faster. With shares a and b of the fading interest that lie on the film's theme and mood,
 
-    P(film | history) ~ popularity * (.1 / num_themes + .9 a) ^ 1.5 * (.5 / num_moods + .5 b)     for films not yet
-    seen.
+    P(film | history) ~ popularity * (.1 / num_themes + .9 a) * (.5 / num_moods + .5 b)     for films not yet seen.
 
 Nothing else is hidden: this is the probability that the histories were drawn with, so no scorer can expect a better
 NDCG, Recall or MRR than one that ranks by it. Popularity knows the first factor only, and counts of what followed the
@@ -24,16 +23,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-_THEMES = (
-    *("Pirate", "Robot", "Sheriff", "Vampire", "Detective", "Dragon", "Samurai", "Pharaoh", "Submarine", "Violin"),
-    *("Comet", "Viking", "Ghost", "Kitchen", "Jungle", "Striker", "Spy", "Circus", "Wedding", "Glacier"),
-)
-_MOODS = ("Midnight", "Golden", "Silent", "Burning", "Lost", "Secret", "Laughing", "Broken", "Electric", "Last")
+_THEMES = ("Pirate", "Robot", "Sheriff", "Vampire", "Detective", "Dragon", "Samurai", "Viking")
+_MOODS = ("Midnight", "Golden", "Silent", "Burning", "Lost")
 
-_HISTORY_LENGTHS = (15, 30)
-_POPULARITY_EXPONENT = 0.9  # popularity falls with place ** -0.9
-_THEME_MEMORY, _THEME_CURIOSITY, _THEME_FOCUS = 0.95, 0.1, 1.5  # share kept per film, share of any theme, exponent
-_MOOD_MEMORY, _MOOD_CURIOSITY, _MOOD_FOCUS = 0.6, 0.5, 1.0
+# Short histories over few films, so that what is forbidden because it was seen does not outweigh what is liked: a model
+# that reads the taste then comes near the best possible within a minute of training.
+_HISTORY_LENGTHS = (6, 10)
+_POPULARITY_EXPONENT = 0.8  # popularity falls with place ** -0.8
+_THEME_MEMORY, _THEME_CURIOSITY, _THEME_FOCUS = 0.99, 0.1, 1.0  # share kept per film, share of any theme, exponent
+_MOOD_MEMORY, _MOOD_CURIOSITY, _MOOD_FOCUS = 0.97, 0.5, 1.0
 _EPOCH = 1_700_000_000  # in November 2023
 _SECONDS_A_YEAR, _SECONDS_BETWEEN_FILMS = 31_536_000, 250_000
 _SPECIAL_TOKENS = 3
@@ -44,10 +42,9 @@ class SyntheticWorld:
     Films, people and their histories, all fixed by the seed.
 
     Args:
-        num_users (`int`, *optional*, defaults to 4000): People, each with 15 to 30 films.
-        num_items (`int`, *optional*, defaults to 200): Films. The first 200 are all pairs of 20 themes and 10 moods;
-            further ones are
-            their sequels.
+        num_users (`int`, *optional*, defaults to 12000): People, each with 6 to 10 films.
+        num_items (`int`, *optional*, defaults to 120): Films. The first 40 are all pairs of 8 themes and 5 moods; further
+            ones are their sequels.
         seed (`int`, *optional*, defaults to 0): Fixes everything.
 
     Attributes:
@@ -55,7 +52,7 @@ class SyntheticWorld:
         titles (`dict[str, str]`): Raw id to title.
 
     Raises:
-        ValueError: If there are no users, or fewer than 40 items: a history holds 30 different ones.
+        ValueError: If there are no users, or fewer than 20 items: a history holds 10 different ones.
 
     Example:
         >>> world = SyntheticWorld(num_users=50)
@@ -63,10 +60,10 @@ class SyntheticWorld:
         >>> list(log.columns), log.user_id.nunique()
         (['user_id', 'item_id', 'timestamp'], 50)
         >>> world.titles["f000"]
-        'Golden Robot'
+        'Silent Dragon 3'
     """
 
-    def __init__(self, num_users: int = 4000, num_items: int = 200, seed: int = 0) -> None:
+    def __init__(self, num_users: int = 12000, num_items: int = 120, seed: int = 0) -> None:
         if num_users < 1:
             raise ValueError(f"num_users is {num_users}: give at least 1.")
         if num_items < _HISTORY_LENGTHS[1] + 10:
@@ -93,7 +90,7 @@ class SyntheticWorld:
             within a user), in order of time. No user sees a film twice.
 
         Example:
-            >>> world = SyntheticWorld(num_users=3, num_items=40)
+            >>> world = SyntheticWorld(num_users=3, num_items=20)
             >>> world.generate().equals(world.generate())
             True
         """
@@ -144,7 +141,7 @@ class SyntheticWorld:
 
         Example:
             >>> world = SyntheticWorld()
-            >>> probabilities = world.best_possible()(None, [np.array([3, 4, 5])])(3, 203)
+            >>> probabilities = world.best_possible()(None, [np.array([3, 4, 5])])(3, 123)
             >>> probabilities[0, :3].tolist(), round(probabilities.sum().item(), 5)
             ([0.0, 0.0, 0.0], 1.0)
         """

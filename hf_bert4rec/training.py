@@ -47,7 +47,7 @@ ARGUMENT_DEFAULTS = {
     "num_train_epochs": 100,
     "per_device_train_batch_size": 128,
     "per_device_eval_batch_size": 256,
-    "learning_rate": 1e-3,
+    "learning_rate": 2e-3,
     "adam_beta2": 0.98,
     "warmup_steps": 100,
     "max_grad_norm": 5.0,

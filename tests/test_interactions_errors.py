@@ -34,7 +34,10 @@ def refused(tmp_path, log, match: str, error: type[Exception] = ValueError, **op
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"item_column": "item_idd"}, "no item column 'item_idd', did you mean 'item_id'\\?; it has user_id, item_id, timestamp, rating"),
+        (
+            {"item_column": "item_idd"},
+            "no item column 'item_idd', did you mean 'item_id'\\?; it has user_id, item_id, timestamp, rating",
+        ),
         ({"user_column": "9"}, "no user column '9'; it has user_id"),
         ({"time_column": "TIMESTAMP"}, "no time column 'TIMESTAMP', did you mean 'timestamp'\\?"),
         ({"user_column": "item_id"}, "column 'item_id' of .* is chosen as user and as item"),
@@ -83,16 +86,28 @@ def test_options_that_do_not_fit_the_log(tmp_path, options, match):
         ("log.csv", b"user_id,item_id,rating\nu,a,1\nu,b,good\n", "line 3: 'good' is not a rating \\(column 'rating'\\)"),
         ("log.csv", b"user_id,item_id,rating\nu,a,1\nu,b,\n", "line 3: no rating"),
         ("log.csv", b"usr,itm\nu,a\n1,2\n", "log.csv has no column that looks like the rating; it has 0, 1"),
-        ("log.csv", b"person,thing,rating\nu,a,1\n", "has no column that looks like the user; it has person, thing, rating: give user_column"),
+        (
+            "log.csv", b"person,thing,rating\nu,a,1\n",
+            "has no column that looks like the user; it has person, thing, rating: give user_column",
+        ),
         ("log.csv", b"user_id\nu\n", "no separator \\(, ; | :: tab or space\\) in the first line of .*log.csv: 'user_id'"),
-        ("log.txt", b"1\t2\t3\t4\n5\t6\t7\t8\n", "log.txt has no header and 4 columns \\(first line: 1, 2, 3, 4\\): give user_column, item_column, time_column"),
+        (
+            "log.txt", b"1\t2\t3\t4\n5\t6\t7\t8\n",
+            "log.txt has no header and 4 columns \\(first line: 1, 2, 3, 4\\): give user_column, item_column, time_column",
+        ),
         ("log.csv.gz", gzip.compress(GOOD.encode())[:-9], "log.csv.gz is not a whole gzip file"),
         ("log.csv.gz", GOOD.encode(), "log.csv.gz is not a whole gzip file"),
         ("log.parquet", b"PAR1 and no more", "log.parquet is not a whole Parquet file"),
         ("log.jsonl", b'{"user_id": 1, "item_id": 2, "rating": 1}\n{"user_id": 1, \n', "log.jsonl, line 2: not a JSON object"),
         ("log.jsonl", b"[1, 2]\n", "log.jsonl, line 1: not a JSON object: '\\[1, 2\\]'; write one object per line"),
-        ("log.jsonl", b'{"user_id": 1, "item_id": 2.5, "rating": 1}\n', "log.jsonl, line 1: 'item_id' is neither text nor an integer"),
-        ("log.jsonl", b'{"user_id": 1, "item_id": 2, "rating": 1}\n\n{"user_id": 1, "rating": 1}\n', "log.jsonl, line 3: no item id"),
+        (
+            "log.jsonl", b'{"user_id": 1, "item_id": 2.5, "rating": 1}\n',
+            "log.jsonl, line 1: 'item_id' is neither text nor an integer",
+        ),
+        (
+            "log.jsonl", b'{"user_id": 1, "item_id": 2, "rating": 1}\n\n{"user_id": 1, "rating": 1}\n',
+            "log.jsonl, line 3: no item id",
+        ),
         ("log.jsonl", b'{"user_id": null, "item_id": 2, "rating": 1}\n', "log.jsonl, line 1: no user id"),
     ],
 )  # fmt: skip
@@ -130,15 +145,24 @@ def test_parquet_files_that_do_not_go_together_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("log", "match"),
     [
-        (pd.DataFrame({"user_id": [1.0, np.nan], "item_id": [1, 2]}), "column 'user_id' of the pandas.DataFrame holds double values, and ids are text or integers"),
+        (
+            pd.DataFrame({"user_id": [1.0, np.nan], "item_id": [1, 2]}),
+            "column 'user_id' of the pandas.DataFrame holds double values, and ids are text or integers",
+        ),
         (pd.DataFrame({"user_id": [1, 2], "item_id": ["a", None]}), "the pandas.DataFrame, row 2: no item id"),
         (pd.DataFrame({"user_id": [1, 2], "item_id": [b"a", 3.5]}), "column 'item_id' of the pandas.DataFrame mixes values"),
         (pd.DataFrame({"user_id": [1], "item_id": [2], "time": [pd.NaT]}), "row 1: no time"),
         (pd.DataFrame({"user_id": [], "item_id": []}, dtype="int64"), "holds no event"),
-        (pd.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"]), "2 columns named 'item_id': give the position of the item column"),
+        (
+            pd.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"]),
+            "2 columns named 'item_id': give the position of the item column",
+        ),
         (pa.table({"user_id": [1, 2], "item_id": [True, False]}), "holds bool values"),
         (pa.table({"user_id": [1, 2], "item_id": [1, 2], "time": [[1], [2]]}), "values, which are no time"),
-        (datasets.DatasetDict({"train": datasets.Dataset.from_dict({"user_id": [1]})}), "DatasetDict cannot be read: .* one split of a"),
+        (
+            datasets.DatasetDict({"train": datasets.Dataset.from_dict({"user_id": [1]})}),
+            "DatasetDict cannot be read: .* one split of a",
+        ),
         ([("u", "a", 1)], "a log of type builtins.list cannot be read"),
         (3, "a log of type builtins.int cannot be read"),
         ([], "the list of log files is empty"),
@@ -173,7 +197,8 @@ def test_an_items_file_without_its_columns(tmp_path):
         items_title_column="lable",
         **options,
     )
-    refused(tmp_path, tmp_path / "log.csv", "no item ids and titles in two columns", items_title_column="id", **options)  # fmt: skip
+    match = "no item ids and titles in two columns"
+    refused(tmp_path, tmp_path / "log.csv", match, items_title_column="id", **options)
 
 
 def test_an_existing_folder_is_replaced_only_if_it_is_ours_and_asked_for(tmp_path, interaction_log):
@@ -212,7 +237,9 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path, interaction_log):
     [
         OSError(errno.ENOSPC, "No space left on device"),
         duckdb.IOException('Could not write file "x": No space left on device'),
-        duckdb.OutOfMemoryException("failed to offload data block. This limit was set by the 'max_temp_directory_size' setting, temp_directory"),
+        duckdb.OutOfMemoryException(
+            "failed to offload data block. This limit was set by the 'max_temp_directory_size' setting, temp_directory"
+        ),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
@@ -248,7 +275,7 @@ def test_a_folder_that_is_not_ours_or_not_whole_is_not_opened(tmp_path, interact
         folder = tmp_path / broken.replace(".", "-")
         prepare(interaction_log, folder)
         (folder / broken).unlink()
-        with pytest.raises(ValueError, match="incomplete|not a folder of prepared") as caught:
+        with pytest.raises(ValueError, match=r"incomplete|not a folder of prepared") as caught:
             load_data(folder)
         assert "\n" not in str(caught.value)
     folder = tmp_path / "data"

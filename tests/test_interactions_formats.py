@@ -65,7 +65,15 @@ def plain(separator: str, end: str = "\n", rows: list[tuple] = PLAIN_ROWS) -> st
         ("utf16.csv.gz", gzip.compress(quoted(",").encode("utf-16")), {"encoding": "UTF16"}),
         ("a [1] *?'.csv", quoted(",").encode(), {}),
         ("log.jsonl", "\n".join(json.dumps(dict(zip("uit", row, strict=True))) for row in ROWS).encode(), "uit"),
-        ("log.ndjson.gz", gzip.compress("\n\n".join(json.dumps({"u": u, "x": [1], "i": i, "t": t}, ensure_ascii=False) for u, i, t in ROWS).encode()), "uit"),
+        (
+            "log.ndjson.gz",
+            gzip.compress(
+                "\n\n".join(
+                    json.dumps({"u": u, "x": [1], "i": i, "t": t}, ensure_ascii=False) for u, i, t in ROWS
+                ).encode()
+            ),
+            "uit",
+        ),
         ("bom.json", "\n".join(json.dumps(dict(zip("uit", row, strict=True))) for row in ROWS).encode("utf-8-sig"), "uit"),
     ],
 )  # fmt: skip
@@ -143,7 +151,9 @@ def test_rows_with_types_give_the_same_histories(tmp_path, make):
         "categories": lambda: pd.DataFrame(columns).astype({"item_id": "category"}),
         "objects": lambda: pd.DataFrame(columns).astype(object),
         "dataset": lambda: datasets.Dataset.from_dict(columns),
-        "selected": lambda: datasets.Dataset.from_dict({k: [*v[::-1], v[0]] for k, v in columns.items()}).select(range(6, -1, -1)),
+        "selected": lambda: datasets.Dataset.from_dict({k: [*v[::-1], v[0]] for k, v in columns.items()}).select(
+            range(6, -1, -1)
+        ),
         "parquet": lambda: pq.write_table(table, tmp_path / "log.parquet") or tmp_path / "log.parquet",
         "bytes": lambda: pq.write_table(
             table.set_column(1, "item_id", table["item_id"].cast(pa.binary())), tmp_path / "log.pq"
@@ -291,7 +301,10 @@ def test_a_log_without_times_is_in_order_and_the_report_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("ml-100k/u.data", {"user_column": "0", "item_column": "1", "time_column": "3", "min_item_events": 1}, (943, 1682, 100_000)),
+        (
+            "ml-100k/u.data", {"user_column": "0", "item_column": "1", "time_column": "3", "min_item_events": 1},
+            (943, 1682, 100_000),
+        ),
         ("ml-1m/interactions.parquet", {"time_column": "position"}, (6040, 3416, 999_611)),
         ("amazon-beauty/beauty.txt.gz", KEEP_ALL, (40_226, 54_542, 353_962)),
         ("amazon-beauty/beauty.txt.gz", {}, (22_363, 12_101, 198_502)),
@@ -305,7 +318,10 @@ def test_real_logs_have_the_sizes_of_the_papers(tmp_path, real_data, name, optio
 
 def test_real_titles_join(tmp_path, real_data):
     data = prepare(
-        real_data / "ml-1m" / "interactions.parquet", tmp_path / "data", items=real_data / "ml-1m" / "movies.dat", items_encoding="latin-1"
-    )  # fmt: skip
+        real_data / "ml-1m" / "interactions.parquet",
+        tmp_path / "data",
+        items=real_data / "ml-1m" / "movies.dat",
+        items_encoding="latin-1",
+    )
     assert data.titles.null_count == 0
     assert data.titles[data.item_ids.to_pylist().index("1")].as_py() == "Toy Story (1995)"

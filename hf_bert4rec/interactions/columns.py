@@ -2,8 +2,6 @@
 Which column of a log is the user, the item, the time, the rating or the title.
 
 *Source:* the headers of MovieLens, Amazon reviews, RecBole's atomic files, Steam, Yelp and Last.fm.
-
-*Differences:* none.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ def choose_column(
     Args:
         source (`str`): Name of the log, for errors.
         columns (`list[str]`): Names of its columns.
-        wanted (`str`, *optional*): A name, or a position from 0 where no column has that name. If not given, the column is
-            recognised by its name.
+        wanted (`str`, *optional*): A name, or a position from 0 where no column has that name. If not given, the
+            column is recognised by its name.
         role (`str`): One of the keys of `KNOWN_NAMES`.
         option (`str`, *optional*): The option to name in an error; `role` and `_column` if not given.
 
@@ -98,7 +96,9 @@ def choose_event_columns(
         if role == "time" and name == NO_COLUMN and NO_COLUMN not in columns:
             continue
         position = choose_column(source, columns, name, role)
-        if position is None and role != "time":
+        if position is None:
+            if role == "time":
+                continue
             raise ValueError(
                 f"{source} has no column that looks like the {role}; it has {shown(columns)}: give {role}_column"
             )
@@ -107,8 +107,7 @@ def choose_event_columns(
             raise ValueError(
                 f"column {columns[position]!r} of {source} is chosen as {other} and as {role}: give each its own column"
             )
-        if position is not None:
-            chosen[role] = position
+        chosen[role] = position
     return chosen
 
 

@@ -4,9 +4,7 @@ The engine that reads, filters and sorts a log: DuckDB inside this process, spil
 Everything that only DuckDB understands stands here, in how a log is read (`log.py`, `sources.py`, `tables.py`) and in
 `times.py`; the statements of `filters.py` and `preparation.py` are plain SQL.
 
-*Source:* DESIGN, decision 7 (an embedded engine that streams, spills and names the bad line).
-
-*Differences:* none.
+*Source:* DuckDB's settings `memory_limit`, `temp_directory` and `preserve_insertion_order`.
 """
 
 from __future__ import annotations

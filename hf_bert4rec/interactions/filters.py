@@ -4,7 +4,7 @@ The preparation itself, as plain SQL: ids become integer keys, then every filter
 Ids that are integers are their own keys; text ids get theirs once, from a dictionary. A filter never touches text or
 times, and rows are copied only where so many were dropped that later scans gain by it.
 
-*Source:* DESIGN, decision 7.
+*Source:* the k-core of Seidman, "Network structure and minimum degree" (Social Networks 5, 1983), of users and items.
 
 *Differences:* the k-core counts items first; its result does not depend on that.
 """
@@ -85,7 +85,7 @@ def key_log(engine: Engine, log: LoadedLog, options: InteractionOptions, num_kno
     """
     Events with integer keys for ids and ordered times, those of a low rating dropped.
 
-    With a vocabulary (table `vocabulary(item_id, item_index)`) the key of a known item is its index, and others follow.
+    With a vocabulary (table `vocabulary(item_id, item_index)`) the key of a known item is its index; others follow.
 
     Raises:
         ValueError: If an id, a time or a rating is missing or cannot be read, or if there is no event.
@@ -150,8 +150,8 @@ def collapse_repeats(filtered: FilteredLog) -> None:
 
 def keep_core(filtered: FilteredLog, min_user_events: int, min_item_events: int) -> None:
     """
-    Count items and users in turn, dropping those with too few events, until a count drops nothing. What is left is counted
-    in `kept_items(item_key, num_events)` and `kept_users(user_key, num_events)`.
+    Count items and users in turn, dropping those with too few events, until a count drops nothing. What is left is
+    counted in `kept_items(item_key, num_events)` and `kept_users(user_key, num_events)`.
 
     Raises:
         ValueError: If nothing is left.
@@ -188,8 +188,8 @@ def keep_core(filtered: FilteredLog, min_user_events: int, min_item_events: int)
 
 def time_cuts(filtered: FilteredLog, validation_share: float, test_share: float) -> tuple[str, str]:
     """
-    Points in time at which the validation and the test period begin, as text; each user's number of events before them goes
-    to `events_before(user_key, before_validation, before_test)`.
+    Points in time at which the validation and the test period begin, as text; each user's number of events before them
+    goes to `events_before(user_key, before_validation, before_test)`.
 
     Events of the same time are never parted: all of them belong to the later period.
 

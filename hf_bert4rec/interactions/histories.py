@@ -1,9 +1,7 @@
 """
 The folder that a prepared log becomes: written in one pass over sorted events, read back memory-mapped.
 
-*Source:* DESIGN, decision 7 (histories are cut from sorted batches) and decision 9 (a folder is whole or absent).
-
-*Differences:* none.
+*Source:* leave-one-out as in Sun et al., "BERT4Rec" (CIKM 2019), section 4.2.
 """
 
 from __future__ import annotations
@@ -44,8 +42,8 @@ class InteractionData:
         user_ids (`pa.StringArray` of length `num_users`): User ids in ascending order.
         events (`np.memmap` of shape `(num_events,)`, int32): Item indices, one user after another.
         offsets (`np.ndarray` of shape `(num_users + 1,)`, int64): Where each user's events begin.
-        train_end, validation_target, test_target (`np.ndarray` of shape `(num_users,)`, int64): Positions inside a user's
-            history, -1 for none.
+        train_end, validation_target, test_target (`np.ndarray` of shape `(num_users,)`, int64): Positions inside a
+            user's history, -1 for none.
     """
 
     def __init__(self, folder: Path, metadata: dict[str, Any]):
@@ -187,12 +185,12 @@ def split_positions(
 
     Args:
         num_events (`np.ndarray` of shape `(num_users,)`): Lengths of the histories.
-        before (`tuple` of two `np.ndarray` of shape `(num_users,)`, *optional*): Numbers of events before the validation
-            and before the test period; without them the split is leave-one-out.
+        before (`tuple` of two `np.ndarray` of shape `(num_users,)`, *optional*): Numbers of events before the
+            validation and before the test period; without them the split is leave-one-out.
 
     Returns:
-        `tuple` of three `np.ndarray` of shape `(num_users,)`: `train_end`, `validation_target`, `test_target`; -1 for no
-        target. A target has at least one event before it, and users with fewer than three events have none.
+        `tuple` of three `np.ndarray` of shape `(num_users,)`: `train_end`, `validation_target`, `test_target`; -1 for
+        no target. A target has at least one event before it, and users with fewer than three events have none.
     """
     can_be_evaluated = num_events >= MIN_EVENTS_TO_EVALUATE
     if before is None:
@@ -210,7 +208,8 @@ def split_positions(
 
 def write_users(folder: Path, batches: Iterable[pa.RecordBatch], num_items: int) -> dict[str, int]:
     """
-    Write `users.parquet` from rows `(user_id, num_events[, before_validation, before_test])` in the order of the events.
+    Write `users.parquet` from rows `(user_id, num_events[, before_validation, before_test])`, in the order of the
+    events.
 
     Returns:
         `dict[str, int]`: sizes of the split, and how many targets are items without a training event.

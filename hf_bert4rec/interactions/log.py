@@ -2,10 +2,6 @@
 From whatever a log is kept in to one relation of the engine: a column for each role, and the row in the log.
 
 Parquet is read where it lies, as often as a query needs it. Everything else is copied once into a table of the engine.
-
-*Source:* DESIGN, decision 7.
-
-*Differences:* none.
 """
 
 from __future__ import annotations
@@ -63,8 +59,8 @@ class LoadedLog:
 
 def load_events(engine: Engine, log: Any, options: InteractionOptions, folder: Path) -> LoadedLog:
     """
-    Make a log known to the engine as `log(user_value, item_value, time_value, rating_value, row_index)`; time and rating
-    only where they are read.
+    Make a log known to the engine as `log(user_value, item_value, time_value, rating_value, row_index)`; time and
+    rating only where they are read.
 
     Raises:
         FileNotFoundError: If a file is not there.

@@ -1,9 +1,5 @@
 """
 Every option of `prepare`, declared once: the command line, its help and the defaults are read from here.
-
-*Source:* DESIGN, decision 8.
-
-*Differences:* none.
 """
 
 from __future__ import annotations

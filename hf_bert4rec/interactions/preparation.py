@@ -1,7 +1,7 @@
 """
 `prepare`: a log of interactions becomes a folder of histories, items and users, whole or not at all.
 
-*Source:* PROTOCOLS, "the project's own protocol": stable order in time, last event for test, the one before for
+*Source:* leave-one-out as in Sun et al., "BERT4Rec" (CIKM 2019), section 4.2: last event for test, the one before for
 validation.
 
 *Differences:* by default users and items with fewer than five events are dropped, and the report says how many; both
@@ -49,17 +49,18 @@ def prepare(
     Read, filter, order and split a log of interactions.
 
     In this order: events rated below `min_rating` go, then items outside `vocabulary`, then repeats (if they are
-    collapsed), then users and items with too few events, in turns until all have enough. Each user's events are ordered
-    by time, equal times in the order of the log.
+    collapsed), then users and items with too few events, in turns until all have enough. Each user's events are
+    ordered by time, equal times in the order of the log.
 
     Args:
         log: Path of a CSV, TSV, Parquet or JSON lines file (also `.gz`), a pattern, a list of paths,
             `pandas.DataFrame`, `pyarrow.Table` or `datasets.Dataset`.
         output_dir (`str` or `Path`): The folder to make: under the name `output_dir.partial`, renamed when whole.
         options (`InteractionOptions`, *optional*): How to read, filter and split.
-        vocabulary (`Sequence[str]`, *optional*): Known item ids in the order of their indices, such as those of an older
-            tokenizer. They become the items, and events of others are skipped or refused (`unknown_items`). Without it
-            the items are those of the filtered log, the most frequent first, ties in the order of their text.
+        vocabulary (`Sequence[str]`, *optional*): Known item ids in the order of their indices, such as those of an
+            older tokenizer. They become the items, and events of others are skipped or refused (`unknown_items`).
+            Without it the items are those of the filtered log, the most frequent first, ties in the order of their
+            text.
         items (*optional*): Where titles come from, as for `log`; takes the place of `options.items_file`.
         overwrite (`bool`, defaults to `False`): Replace a folder that `prepare` made before.
         option_overrides: Any field of `InteractionOptions`.
@@ -195,7 +196,7 @@ def _filter(engine: Engine, loaded: LoadedLog, options: InteractionOptions, num_
 
 
 def _number_items(filtered: FilteredLog, num_known: int | None, has_titles: bool) -> tuple[int, int]:
-    """Make `numbered_items(item_index, item_key, item_id, num_events[, title])`; how many there are, and how many titles."""
+    """Make `numbered_items(item_index, item_key, item_id, num_events[, title])`; counts of items and of titles."""
     title, join = "", ""
     if has_titles:
         title = ", title"

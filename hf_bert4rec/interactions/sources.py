@@ -44,8 +44,8 @@ class TextSource:
 
     Args:
         path (`str`): The file.
-        settings (`dict`): `separator`, `encoding` and `header` as in `InteractionOptions`; `names`, the column names asked
-            for; `known_names`, those that tell a header.
+        settings (`dict`): `separator`, `encoding` and `header` as in `InteractionOptions`; `names`, the column names
+            asked for; `known_names`, those that tell a header.
         folder (`Path`): Where a copy as UTF-8 goes if the file has another encoding.
 
     Raises:

@@ -1,11 +1,11 @@
 """
-Logs that carry types: Parquet files, and rows in memory (pandas, pyarrow, `datasets.Dataset`). The interface is that of
-`sources.py`.
+Logs that carry types: Parquet files, and rows in memory (pandas, pyarrow, `datasets.Dataset`). The interface is that
+of `sources.py`.
 
 *Source:* DuckDB's `read_parquet`; Arrow's types.
 
-*Differences:* integer ids become text and are remembered as integers. Ids that are neither text nor integers are refused:
-nobody can tell whether 1.0 was "1".
+*Differences:* integer ids become text and are remembered as integers. Ids that are neither text nor integers are
+refused: nobody can tell whether 1.0 was "1".
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
 
 
 def engine_column(role: str, name: str, column_type: pa.DataType) -> str:
-    """A column in a type that the engine orders well: integers of 64 bits, doubles, text; points in time as they are."""
+    """A column in a type that the engine orders well: 64-bit integers, doubles, text; points in time as they are."""
     kind = column_kind(role, column_type, name)
     target = {"text": "string", "integer": "bigint", "float": "double", "timestamp": ""}[kind]
     if role == "title":

@@ -118,7 +118,8 @@ def first_lines(path: str, encoding: str) -> list[str]:
 
 def find_separator(path: str, lines: list[str], wanted: str | None) -> str:
     """
-    The separator asked for, or the first of the usual ones that cuts all lines looked at into the same number of fields.
+    The separator asked for, or the first of the usual ones that cuts all lines looked at into the same number of
+    fields.
 
     Raises:
         ValueError: If it is not in the first line.
@@ -141,8 +142,8 @@ def find_separator(path: str, lines: list[str], wanted: str | None) -> str:
 
 def find_header(lines: list[str], separator: str, known_names: set[str]) -> bool:
     """
-    Whether the first line names columns: one of its fields is a known name (as `plain_name` gives it), or none of them is
-    a number while all fields below one of them are.
+    Whether the first line names columns: one of its fields is a known name (as `plain_name` gives it), or none of them
+    is a number while all fields below one of them are.
     """
     head, *rows = first_fields(lines, separator)
     if any(plain_name(field) in known_names for field in head):

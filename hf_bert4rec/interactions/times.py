@@ -31,8 +31,9 @@ NANOSECONDS = f"cast({MICROSECONDS} as decimal(38, 0)) * 1000 + cast({BELOW_MICR
 
 def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
     """
-    An expression over `log` that orders its rows in time, and what it counts: `"integer"`, `"large integer"`, `"float"`,
-    `"microsecond"` or `"nanosecond"` (since 1970), `"timestamp"`, or `"order"` where the log has no time column.
+    An expression over `log` that orders its rows in time, and what it counts: `"integer"`, `"large integer"`,
+    `"float"`, `"microsecond"` or `"nanosecond"` (since 1970), `"timestamp"`, or `"order"` where the log has no time
+    column.
 
     Raises:
         ValueError: If a time is missing or not of the kind of the others; the message names file, line and value.

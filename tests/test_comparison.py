@@ -1,0 +1,127 @@
+"""Model and baselines over one split: the arithmetic of a ring, nothing held out is counted, and whose items they are."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, compare, prepare
+from hf_bert4rec.comparison import check_vocabulary
+from hf_bert4rec.scoring import ModelScorer
+
+VOCAB_SIZE = 13
+
+
+@pytest.fixture
+def data(interaction_log, tmp_path):
+    return prepare(interaction_log, tmp_path / "data")
+
+
+@pytest.fixture
+def model():
+    return Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=VOCAB_SIZE, hidden_size=16, intermediate_size=32))
+
+
+class Ring:
+    """Knows the world: the next item of the ring scores 1, or -1 where `sign` turns it round."""
+
+    vocab_size = VOCAB_SIZE
+
+    def __init__(self, data, sign=1):
+        names = data.item_ids.to_pylist()
+        self.following = {names.index(f"i{n}") + 3: names.index(f"i{(n + 1) % 10}") + 3 for n in range(10)}
+        self.sign = sign
+
+    def __call__(self, user_ids, histories):
+        scores = torch.zeros(len(histories), VOCAB_SIZE)
+        scores[np.arange(len(histories)), [self.following[history[-1]] for history in histories]] = self.sign
+        return lambda start, stop: scores[:, start:stop]
+
+
+def test_on_a_ring_markov_is_perfect_and_popularity_guesses_among_the_unseen(data):
+    found = compare(Ring(data), data)
+    assert (found["protocol"], found["split"], found["num_users"], found["cold_targets"]) == (
+        "full-catalogue", "test", 10, 0.0,
+    )  # fmt: skip
+    assert found["model"]["mrr"] == found["markov"]["mrr"] == found["markov"]["recall@1"] == 1
+    # Every item has five training events; four are unseen, so the target shares places 0 to 3: rank 1.5.
+    assert found["popularity"]["mrr"] == pytest.approx(1 / 2.5)
+    assert found["popularity"]["recall@1"] == 0
+
+
+def test_split_and_protocol_decide_who_competes(data):
+    # Five unseen items compete for the validation target: rank 2. Unfiltered, all ten for the test target: rank 4.5.
+    found = compare(Ring(data), data, split="validation")
+    assert found["split"] == "validation"
+    assert found["popularity"]["mrr"] == pytest.approx(1 / 3)
+    found = compare(Ring(data), data, protocol="unfiltered")
+    assert found["protocol"] == "unfiltered"
+    assert found["popularity"]["mrr"] == pytest.approx(1 / 5.5)
+
+
+def test_other_scorers_stand_beside_the_model_and_change_nothing(data):
+    alone = compare(Ring(data), data)
+    found = compare(Ring(data), data, others={"turned_round": Ring(data, sign=-1)})
+    assert found["turned_round"]["mrr"] == pytest.approx(1 / 4)  # the target is the last of four
+    assert {name: found[name] for name in alone} == alone
+    assert found.keys() - alone.keys() == {"turned_round"}
+
+
+def test_a_model_is_scored_as_its_scorer_is_however_many_users_at_a_time(data, model):
+    found = compare(model, data)
+    assert found == compare(ModelScorer(model), data, batch_size=3)
+    assert found["model"] != compare(Ring(data), data)["model"]
+
+
+def test_the_seed_draws_the_intervals_and_not_the_metrics(data, model):
+    one, other = compare(model, data, seed=0)["model"], compare(model, data, seed=1)["model"]
+    assert one.pop("intervals") != other.pop("intervals")
+    assert one == other
+
+
+def test_held_out_events_teach_the_baselines_nothing(tmp_path):
+    # All users end with w, z. Counted with the targets z is ahead; in training there is no z, so the unseen item is.
+    rows = [(user, item, time) for user in ("abwz", "bcwz", "cawz") for time, item in enumerate(user)]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    data = prepare(log, tmp_path / "data", min_user_events=1, min_item_events=1)
+    found = compare(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=8, hidden_size=16)), data)
+    assert found["cold_targets"] == 1
+    assert found["popularity"]["mrr"] == found["markov"]["mrr"] == 1 / 2
+
+
+def test_a_catalogue_of_another_size_is_refused(data):
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=VOCAB_SIZE + 1, hidden_size=16))
+    with pytest.raises(ValueError, match=r"The model knows 11 items, the data 10; prepare the log with .*--tokenizer"):
+        compare(model, data)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"protocol": "sampled"}, r"no protocol 'sampled'; choose one of full-catalogue, unfiltered"),
+        ({"split": "train"}, "train"),
+    ],
+)
+def test_an_unknown_protocol_or_split_is_refused(data, option, message):
+    with pytest.raises(ValueError, match=message):
+        compare(Ring(data), data, **option)
+
+
+def test_the_vocabulary_is_the_same_items_in_the_same_order(data):
+    names = data.item_ids.to_pylist()
+    check_vocabulary(Bert4RecTokenizer.from_items(names), data)
+    swapped = [names[0], names[2], names[1], *names[3:]]
+    for items, message in (
+        (swapped, rf"10 items, the model has 10; at place 1 the model has '{names[2]}', the data '{names[1]}'"),
+        (names[:9], rf"10 items, the model has 9; at place 9 the model has 'nothing', the data '{names[9]}'"),
+        ([*names, "i10"], "10 items, the model has 11; at place 10 the model has 'i10', the data 'nothing'"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            check_vocabulary(Bert4RecTokenizer.from_items(items), data)
+        assert str(caught.value).startswith(f"{data.folder} was prepared with another vocabulary")
+
+
+def test_items_that_are_integers_are_compared_as_they_are_written(interaction_log, tmp_path):
+    log = interaction_log.assign(item_id=interaction_log.item_id.str[1:].astype(int))
+    data = prepare(log, tmp_path / "integers")
+    check_vocabulary(Bert4RecTokenizer.from_items([int(item) for item in data.item_ids.to_pylist()]), data)

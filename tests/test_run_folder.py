@@ -1,0 +1,145 @@
+"""What a run leaves on disk when it is stopped at the worst moment: the newest whole checkpoint, the old run or the new."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hf_bert4rec.run_folder import begin, finish, last_checkpoint
+
+DATA = SimpleNamespace(num_users=10, num_items=20, num_events=70)
+OPTIONS = {"learning_rate": 0.01, "betas": (0.9, 0.98), "logging_dir": Path("logs")}
+
+
+def add_checkpoint(partial, number, state="{}"):
+    folder = partial / f"checkpoint-{number}"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights")
+    if state is not None:
+        (folder / "trainer_state.json").write_text(state)
+    return folder
+
+
+@pytest.fixture
+def partial(tmp_path):
+    """A run that has come to its end: begun, with a checkpoint, model and record written."""
+    folder = tmp_path / "run.partial"
+    begin(folder, OPTIONS, DATA, overwrite=False)
+    add_checkpoint(folder, 5)
+    (folder / "model.safetensors").write_text("new")
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def old_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("old")
+    (folder / "of_the_old_run").touch()
+    return folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    assert last_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_the_newest_checkpoint_is_the_highest_number_not_the_last_in_the_alphabet(tmp_path):
+    for number in (9, 100, 10):
+        add_checkpoint(tmp_path, number)
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-100")
+    assert names(tmp_path) == ["checkpoint-10", "checkpoint-100", "checkpoint-9"]  # whole ones stay
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 1'], ids=["no", "an empty", "half a"])
+def test_a_checkpoint_with_a_broken_state_is_passed_over_and_removed(tmp_path, state):
+    whole = add_checkpoint(tmp_path, 9)
+    add_checkpoint(tmp_path, 10, state)
+    assert last_checkpoint(tmp_path) == str(whole)
+    assert names(tmp_path) == ["checkpoint-9"]
+    shutil.rmtree(whole)
+    add_checkpoint(tmp_path, 11, state)
+    assert last_checkpoint(tmp_path) is None
+    assert names(tmp_path) == []
+
+
+def test_a_new_run_makes_its_folder_and_the_same_options_resume_it(tmp_path):
+    partial = tmp_path / "deep" / "run.partial"
+    begin(partial, OPTIONS, DATA, overwrite=False)
+    checkpoint = add_checkpoint(partial, 1)
+    for overwrite in (False, True):  # a killed run that overwrites another resumes too
+        begin(partial, OPTIONS, DATA, overwrite=overwrite)
+        assert last_checkpoint(partial) == str(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "message"),
+    [
+        (OPTIONS | {"learning_rate": 0.5}, {}, r"was begun with learning_rate 0\.01, now it is 0\.5; repeat the same"),
+        (OPTIONS | {"seed": 1}, {}, "was begun with seed by default, now it is 1; repeat the same options to resume"),
+        ({"learning_rate": 0.01, "betas": (0.9, 0.98)}, {}, "begun with logging_dir logs, now it is by default"),
+        (OPTIONS, {"num_users": 11}, "begun with num_users 10, now it is 11"),
+        (OPTIONS, {"num_items": 21}, "begun with num_items 20, now it is 21"),
+        (OPTIONS, {"num_events": 71}, "begun with num_events 70, now it is 71; .* or give --overwrite_output_dir"),
+    ],
+)
+def test_other_options_or_data_are_refused_or_begin_anew_on_demand(tmp_path, options, data, message):
+    partial = tmp_path / "run.partial"
+    begin(partial, OPTIONS, DATA, overwrite=False)
+    checkpoint = add_checkpoint(partial, 1)
+    other = SimpleNamespace(**(vars(DATA) | data))
+    with pytest.raises(ValueError, match=message):
+        begin(partial, options, other, overwrite=False)
+    assert checkpoint.is_dir()
+    begin(partial, options, other, overwrite=True)
+    assert last_checkpoint(partial) is None
+    begin(partial, options, other, overwrite=False)  # what was begun anew is now what resumes
+
+
+def test_a_finished_run_is_renamed_whole_without_what_only_resuming_needs(partial, tmp_path):
+    add_checkpoint(partial, 10)
+    finish(partial, tmp_path / "run")
+    assert names(tmp_path) == ["run"]
+    assert names(tmp_path / "run") == ["model.safetensors", "run.json"]
+
+
+def test_a_finished_run_replaces_the_old_one_whole(partial, old_run, tmp_path):
+    finish(partial, old_run)
+    assert names(tmp_path) == ["run"]
+    assert names(old_run) == ["model.safetensors", "run.json"]
+    assert (old_run / "model.safetensors").read_text() == "new"
+
+
+def test_a_crash_before_the_rename_leaves_the_old_run_and_the_means_to_resume(partial, old_run, monkeypatch):
+    def fail(path):
+        raise OSError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        with pytest.raises(OSError, match="stopped"):
+            finish(partial, old_run)
+    assert names(old_run) == ["model.safetensors", "of_the_old_run"]
+    begin(partial, OPTIONS, DATA, overwrite=False)
+    assert last_checkpoint(partial) == str(partial / "checkpoint-5")
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_crash_between_the_renames_leaves_the_old_run(partial, old_run, monkeypatch, error):
+    rename = Path.rename
+
+    def fail_for_the_new_run(path, target):
+        if path == partial:
+            raise error("stopped")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new_run)
+    with pytest.raises(error):
+        finish(partial, old_run)
+    assert old_run.is_dir(), "the old run is lost"
+    assert names(old_run) == ["model.safetensors", "of_the_old_run"]
