@@ -8,9 +8,10 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from transformers import pipeline
+
 from hf_bert4rec import Bert4RecForMaskedLM, compare, prepare, train
 from hf_bert4rec.synthetic import SyntheticWorld
-from transformers import pipeline
 
 
 def main():

@@ -15,9 +15,9 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from hf_bert4rec import Bert4RecForMaskedLM, compare, prepare, train
 from transformers import pipeline
 
+from hf_bert4rec import Bert4RecForMaskedLM, compare, prepare, train
 
 URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 SHA256 = "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"
@@ -29,7 +29,9 @@ def download(folder: Path) -> Path:
         try:
             content = urllib.request.urlopen(URL, timeout=60).read()
         except (urllib.error.URLError, TimeoutError) as error:
-            sys.exit(f"{URL} cannot be reached ({error}); fetch it elsewhere and give --path with the unpacked folder.")
+            sys.exit(
+                f"{URL} cannot be reached ({error}); fetch it elsewhere and give --path with the unpacked folder."
+            )
         if hashlib.sha256(content).hexdigest() != SHA256:
             sys.exit(f"{URL} is not the file that this script was written for (SHA-256 differs); give --path.")
         zipfile.ZipFile(io.BytesIO(content)).extractall(folder)

@@ -19,10 +19,10 @@ from .run_folder import load_run
 from .synthetic import SyntheticWorld
 from .training import train
 
-
 # What suits many short histories, within the minute or two that a demo may take.
-TRAINING = {
-    "num_train_epochs": 28,
+TRAINING: dict[str, Any] = {
+    "num_train_epochs": 45,
+    "eval_steps": 500,
     "learning_rate": 4e-3,
     "mlm_probability": 0.3,
     "last_item_probability": 0.4,
@@ -47,8 +47,8 @@ def run_demo(output_dir: str | Path | None = None) -> tuple[dict[str, Any], list
         FileExistsError: If `output_dir` exists.
     """
     if output_dir is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _run(Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            return _run(Path(temporary))
     folder = Path(output_dir)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; give another folder.")

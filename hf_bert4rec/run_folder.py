@@ -46,7 +46,7 @@ def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer
             else "check the path"
         )
         raise FileNotFoundError(f"There is no folder {folder}; {hint}.")
-    if (folder / OPTIONS_FILE).exists():
+    if folder.name.endswith(".partial") and (folder / OPTIONS_FILE).exists():
         raise ValueError(f"{folder} is an unfinished run; repeat the command that began it.")
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         # Weights of several gigabytes are saved in parts, with an index instead of the one file.
@@ -72,7 +72,7 @@ def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwri
     begun = options | {"num_users": data.num_users, "num_items": data.num_items, "num_events": data.num_events}
     begun = json.loads(json.dumps(begun, default=str))
     file = partial / OPTIONS_FILE
-    found = json.loads(file.read_text()) if file.exists() else None
+    found = json.loads(file.read_text()) if _is_json(file) else None
     if found == begun:
         return
     if found is not None and not overwrite:
@@ -84,7 +84,9 @@ def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwri
     if found is not None:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(begun))
+    whole = file.with_suffix(".new")
+    whole.write_text(json.dumps(begun))
+    whole.replace(file)
 
 
 def last_checkpoint(partial: Path) -> str | None:
@@ -104,13 +106,19 @@ def _is_json(path: Path) -> bool:
 
 
 def finish(partial: Path, output_dir: Path):
-    """Only what belongs to the model stays; the rename makes the folder whole at once."""
-    for path in partial.glob("checkpoint-*"):
-        shutil.rmtree(path)
-    (partial / OPTIONS_FILE).unlink()
-    if output_dir.exists():
-        with tempfile.TemporaryDirectory(dir=output_dir.parent) as rubbish:
-            output_dir.rename(Path(rubbish) / output_dir.name)
+    """The rename makes the folder whole at once; after it only what belongs to the model stays."""
+    old = Path(tempfile.mkdtemp(dir=output_dir.parent)) / output_dir.name
+    try:
+        if output_dir.exists():
+            output_dir.rename(old)
+        try:
             partial.rename(output_dir)
-    else:
-        partial.rename(output_dir)
+        except BaseException:
+            if old.exists():
+                old.rename(output_dir)
+            raise
+    finally:
+        shutil.rmtree(old.parent)
+    for path in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    (output_dir / OPTIONS_FILE).unlink()

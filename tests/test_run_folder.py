@@ -116,19 +116,6 @@ def test_a_finished_run_replaces_the_old_one_whole(partial, old_run, tmp_path):
     assert (old_run / "model.safetensors").read_text() == "new"
 
 
-def test_a_crash_before_the_rename_leaves_the_old_run_and_the_means_to_resume(partial, old_run, monkeypatch):
-    def fail(path):
-        raise OSError("stopped")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", fail)
-        with pytest.raises(OSError, match="stopped"):
-            finish(partial, old_run)
-    assert names(old_run) == ["model.safetensors", "of_the_old_run"]
-    begin(partial, OPTIONS, DATA, overwrite=False)
-    assert last_checkpoint(partial) == str(partial / "checkpoint-5")
-
-
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_crash_between_the_renames_leaves_the_old_run(partial, old_run, monkeypatch, error):
     rename = Path.rename

@@ -237,7 +237,6 @@ def test_options_of_a_log_are_refused_for_prepared_data(data, tmp_path):
             "type 'bert', not 'bert4rec'",
         ),
         (lambda run: (run / "model.safetensors").write_bytes(b"\0" * 9), ValueError, "model.safetensors is damaged"),
-        (lambda run: (run / "options.json").write_text("{}"), ValueError, "is an unfinished run"),
     ],
 )
 def test_a_folder_that_is_no_whole_model_is_refused_in_one_line(data, tmp_path, damage, error, message):
@@ -255,5 +254,8 @@ def test_a_missing_folder_points_to_the_unfinished_run_beside_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape(f"There is no folder {tmp_path / 'run'}; check the path")):
         load_run(tmp_path / "run")
     (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / "options.json").touch()
+    with pytest.raises(ValueError, match="is an unfinished run"):
+        load_run(tmp_path / "run.partial")
     with pytest.raises(FileNotFoundError, match=r"run\.partial is an unfinished run: repeat its command"):
         load_run(tmp_path / "run")
