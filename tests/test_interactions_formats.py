@@ -123,7 +123,7 @@ def test_latin_1_is_read_where_it_is_said(tmp_path):
 def test_a_first_line_of_numbers_is_no_header_and_header_can_be_forced(tmp_path):
     (tmp_path / "log.txt").write_text("1 2\n1 3\n")
     assert histories(prepare(tmp_path / "log.txt", tmp_path / "data", **KEEP_ALL)) == {"1": ["2", "3"]}
-    options = {"header": "true", "user_column": "0", "item_column": "1", "time_column": "none"}
+    options = {"header": "true", "user_column": "1", "item_column": "2"}
     assert histories(prepare(tmp_path / "log.txt", tmp_path / "more", **KEEP_ALL, **options)) == {"1": ["3"]}
     (tmp_path / "log.csv").write_text("user_id,item_id\nu,a\n")
     options = {"header": "false"}

@@ -54,7 +54,7 @@ class TextSource:
 
     def __init__(self, path: str, settings: dict[str, Any], folder: Path):
         encoding = text.python_encoding(settings["encoding"])
-        lines = text.first_lines(path, encoding)
+        self._num_blank_lines, lines = text.first_lines(path, encoding)
         separator = text.find_separator(path, lines, settings["separator"])
         fields = text.first_fields(lines, separator)
         if not fields:
@@ -80,7 +80,7 @@ class TextSource:
             f"select {', '.join(f'c{position} as {role}_value' for role, position in chosen.items())} "
             f"from read_csv({path_literal(path)}, columns = {{{columns}}}, auto_detect = false, null_padding = false, "
             f"delim = {literal(self.format.separator)}, quote = {quote}, escape = {quote}, strict_mode = {is_strict}, "
-            f"header = {self.format.has_header}, compression = '{_compression(path)}')"
+            f"header = {self.format.has_header}, skip = {self._num_blank_lines}, compression = '{_compression(path)}')"
         )
 
     def place(self, row: int) -> str:
@@ -104,7 +104,7 @@ class JsonSource:
         self._encoding = text.python_encoding(settings["encoding"])
         self._folder = folder
         names: dict[str, None] = {}
-        for line in text.first_lines(path, self._encoding):
+        for line in text.first_lines(path, self._encoding)[1]:
             names.update(dict.fromkeys(_json_object(line) or ()))
         self.columns = list(names)
         if not names:

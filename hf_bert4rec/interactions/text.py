@@ -97,23 +97,24 @@ def read_records(path: str, text_format: TextFormat) -> Iterator[tuple[int, list
         yield from itertools.islice(split_records(file, text_format.separator), int(text_format.has_header), None)
 
 
-def first_lines(path: str, encoding: str) -> list[str]:
+def first_lines(path: str, encoding: str) -> tuple[int, list[str]]:
     """
-    The first lines of a file that are not blank.
+    The number of blank lines before the first one that is not, and the first of those that are not blank.
 
     Raises:
         ValueError: If there is none, or if the file cannot be unpacked or decoded.
     """
     try:
         with open_text(path, encoding) as file:
-            lines = list(itertools.islice((line for line in file if line.strip("\r\n")), NUM_LINES_LOOKED_AT))
+            numbered = ((number, line) for number, line in enumerate(file) if line.strip("\r\n"))
+            found = list(itertools.islice(numbered, NUM_LINES_LOOKED_AT))
     except UnicodeError:
         raise ValueError(encoding_fault(path, encoding)) from None
     except (EOFError, gzip.BadGzipFile) as error:
         raise ValueError(gzip_fault(path, error)) from None
-    if not lines:
+    if not found:
         raise ValueError(f"{path} is empty: give a log with at least one event")
-    return lines
+    return found[0][0], [line for _, line in found]
 
 
 def find_separator(path: str, lines: list[str], wanted: str | None) -> str:
