@@ -8,9 +8,10 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import Pipeline, TrainingArguments, pipeline
 from transformers.utils import logging as transformers_logging
 
@@ -39,6 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
         function(**values)
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (SafetensorError, RuntimeError) as error:
+        # How a full disk reads when the writers of safetensors and torch run into it.
+        if "No space left" not in str(error) and "failed writing file" not in str(error):
+            raise
+        print(f"hf-bert4rec {command}: no space left on device; free some and repeat the command", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"hf-bert4rec {command}: stopped; what is unfinished stays in .partial", file=sys.stderr)
@@ -256,30 +263,42 @@ def _recommend(
 
 def _stream(recommender: Pipeline, input_file: Path, output_file: str | None, options: dict[str, Any]):
     """Recommend line by line in flat memory; a bad line becomes an error record in its place."""
-    num_bad = 0
-    target = Path(output_file) if output_file is not None else None
-    partial = None if target is None else target.with_name(target.name + ".partial")
     recommender([], **options)  # an option that cannot be used is found before the first line
-    with input_file.open("rb") as lines, sys.stdout if partial is None else partial.open("w", encoding="utf-8") as out:
-        for records in _batches(lines, recommender, options["unknown_items"]):
-            good = [record for record in records if "error" not in record]
-            found = iter(recommender([record["history"] for record in good], **options) if good else [])
-            for record in records:
-                if "error" in record:
-                    num_bad += 1
-                    print(f"{input_file} line {record['line']}: {record['error']}", file=sys.stderr)
-                    answer = record
-                else:
-                    answer = record["keys"] | next(found)
-                out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-            out.flush()
-    if partial is not None and target is not None:
-        os.replace(partial, target)
+    with input_file.open("rb") as lines:
+        if output_file is None:
+            num_bad = _answer(recommender, lines, sys.stdout, options)
+        else:
+            target = Path(output_file)
+            partial = target.with_name(target.name + ".partial")
+            try:
+                with partial.open("w", encoding="utf-8") as out:
+                    num_bad = _answer(recommender, lines, out, options)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
     if num_bad:
         print(f"{num_bad} bad lines were reported and skipped", file=sys.stderr)
 
 
-def _batches(lines: Any, recommender: Pipeline, unknown_items: str) -> Iterator[list[dict[str, Any]]]:
+def _answer(recommender: Pipeline, lines: BinaryIO, out: TextIO, options: dict[str, Any]) -> int:
+    """Write an answer for each line; returns the number of bad ones."""
+    num_bad = 0
+    for records in _batches(lines, recommender, options["unknown_items"]):
+        good = [record for record in records if "error" not in record]
+        found = iter(recommender([record["history"] for record in good], **options) if good else [])
+        for record in records:
+            if "error" in record:
+                num_bad += 1
+                print(f"{lines.name} line {record['line']}: {record['error']}", file=sys.stderr)
+                answer = record
+            else:
+                answer = record["keys"] | next(found)
+            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        out.flush()
+    return num_bad
+
+
+def _batches(lines: BinaryIO, recommender: Pipeline, unknown_items: str) -> Iterator[list[dict[str, Any]]]:
     """Parsed lines, `BATCH_OF_LINES` at a time; blank lines are left out."""
     batch = []
     for number, line in enumerate(lines, start=1):

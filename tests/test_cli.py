@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors import SafetensorError
 from transformers import TrainingArguments
 
 from hf_bert4rec import Bert4RecConfig, InteractionOptions, SequenceOptions
@@ -109,6 +110,32 @@ def test_a_file_is_answered_line_by_line_and_a_bad_line_does_not_stop_the_rest(w
     reported = capsys.readouterr().err
     assert "line 3: no JSON" in reported
     assert "4 bad lines" in reported
+
+
+def test_without_an_output_file_the_answers_go_to_standard_output(world, capsys, tmp_path):
+    source = tmp_path / "in.jsonl"
+    source.write_text('["01"]\n["02"]\n')
+    assert main(["recommend", str(world / "run"), "--input_file", str(source), "--top_k", "1"]) == 0
+    print("still open")
+    *answers, last = capsys.readouterr().out.splitlines()
+    assert [len(json.loads(answer)["recommendations"]) for answer in answers] == [1, 1]
+    assert last == "still open"
+
+
+def test_a_full_disk_is_one_line_whoever_runs_into_it(world, capsys, tmp_path, monkeypatch):
+    for error in (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+    ):
+
+        def full(*_, _error=error, **__):
+            raise _error
+
+        monkeypatch.setattr("hf_bert4rec.cli.train", full)
+        refused(capsys, ["train", world / "data", "--output_dir", tmp_path / "run"], "no space left on device")
+    monkeypatch.setattr("hf_bert4rec.cli.train", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its stack trace
+        main(["train", str(world / "data"), "--output_dir", str(tmp_path / "run")])
 
 
 def test_a_long_file_is_answered_in_order(world, tmp_path):

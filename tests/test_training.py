@@ -65,6 +65,7 @@ def largest_difference(one, other):
 
 def in_a_process(data, output_dir, options, launcher=(), stop_at=None):
     """Train in a process of its own, which dies without a word after step `stop_at`."""
+    # As many threads as here: another number adds up in another order.
     script = f"""
 import os, sys
 import transformers
@@ -80,7 +81,7 @@ train({str(data.folder)!r}, {str(output_dir)!r}, **{options!r})
 """
     file = output_dir.with_suffix(".py")
     file.write_text(script)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.run([sys.executable, *launcher, str(file)], env=environment, capture_output=True, text=True)
 
 
