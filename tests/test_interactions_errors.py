@@ -232,16 +232,16 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path, interaction_log):
 
 
 @pytest.mark.parametrize(
-    ("method", "error", "message"),
+    ("method", "error"),
     [
-        ("batches", OSError, "[Errno 28] No space left on device"),
-        ("run", duckdb.IOException, 'Could not write file "x": No space left on device'),
-        ("run", duckdb.OutOfMemoryException, "failed to offload (temp_directory is full: max_temp_directory_size)"),
+        ("batches", OSError("[Errno 28] No space left on device")),
+        ("run", duckdb.IOException('Could not write file "x": No space left on device')),
+        ("run", duckdb.OutOfMemoryException("failed to offload (temp_directory is full: max_temp_directory_size)")),
     ],
 )
-def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, interaction_log, monkeypatch, method, error, message):
+def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, interaction_log, monkeypatch, method, error):
     def fail(*arguments):
-        raise error(message)
+        raise error
 
     monkeypatch.setattr(Engine, method, fail)
     match = f"no space left on device while writing {re.escape(str(tmp_path / 'data'))}"
