@@ -44,7 +44,10 @@ def refused(tmp_path, log, match: str, error: type[Exception] = ValueError, **op
         ({"separator": "|"}, "separator '|' is not in the first line"),
         ({"encoding": "utf-9"}, "unknown encoding 'utf-9'"),
         ({"split": "random"}, "split is 'random': choose one of leave-one-out, global-time"),
-        ({"min_user_events": -1}, "min_user_events is -1: give 0 or more"),
+        ({"min_user_events": -1}, "min_user_events is -1: give a whole number, 0 or more"),
+        ({"min_item_events": "5"}, "min_item_events is '5': give a whole number"),
+        ({"min_rating": float("nan")}, "min_rating is nan: give a number"),
+        ({"separator": "user_id"}, "separator 'user_id' is longer than 4 bytes"),
         ({"test_share": 1.0}, "give two shares above 0"),
         ({"threads": 0}, "threads is 0: give 1 or more"),
         ({"usr_column": "x"}, "no option 'usr_column', did you mean 'user_column'\\?"),
@@ -72,7 +75,7 @@ def test_options_that_do_not_fit_the_log(tmp_path, options, match):
         ("log.csv", b"user_id,item_id,timestamp\n", "log.csv names columns and holds no event"),
         ("log.csv", b"user_id,item_id\nu,a\nu,b,c\n", "log.csv, line 3: 3 columns where 2 were expected \\('u,b,c'\\)"),
         ("log.csv", b"user_id,item_id,x\nu,a,1\n\nu,b\n", "log.csv, line 4: 2 columns where 3 were expected"),
-        ("log.csv", b'user_id,item_id\n"u\nv",a\nu,"b\nu,c\n', "log.csv, line 4: unexpected end of data: correct the quotes"),
+        ("log.csv", b'user_id,item_id\n"u\nv",a\nu,"b\nu,c\n', "log.csv, line 4: unexpected end of data; correct the line"),
         ("log.csv", b"user_id,item_id\nu,a\nu,\xff\n", "log.csv, line 3 is not utf-8 text: give its encoding"),
         ("log.csv", b"user_id,item_id\nu,a\n" * 100 + b"u,\xff\n", "log.csv, line 201 is not utf-8 text"),
         ("log.csv", b'user_id,item_id\n"u\nv",a\n,b\n', "log.csv, line 4: no user id"),
@@ -241,7 +244,8 @@ def test_what_a_killed_run_left_is_no_obstacle(tmp_path, interaction_log):
 )
 def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, interaction_log, monkeypatch, method, error):
     def fail(*arguments):
-        raise error
+        # A new one each time: the given one would keep the frames that it went through, and the engine in them.
+        raise type(error)(*error.args)
 
     monkeypatch.setattr(Engine, method, fail)
     match = f"no space left on device while writing {re.escape(str(tmp_path / 'data'))}"

@@ -105,7 +105,7 @@ def test_text_of_every_kind_gives_the_same_histories(tmp_path, name, content, op
             {"user_column": None, "item_column": None, "time_column": None},
         ),
         ("a|b|c\n" + plain("|"), {}),
-        ("a|b|c\n" + plain("|"), {"user_column": "a", "item_column": "1", "time_column": "c"}),
+        ("a|b|c\n" + plain("|"), {"user_column": "a", "item_column": 1, "time_column": "c"}),
     ],
 )
 def test_separators_headers_and_positions(tmp_path, content, options):

@@ -52,7 +52,10 @@ def choose_column(
     """
     if wanted is None:
         plain = [plain_name(name) for name in columns]
-        return next((plain.index(known) for known in KNOWN_NAMES[role] if known in plain), None)
+        found = next((plain.index(known) for known in KNOWN_NAMES[role] if known in plain), None)
+        if found is None:
+            return None
+        wanted = columns[found]
     if (count := columns.count(wanted)) == 1:
         return columns.index(wanted)
     if count > 1:

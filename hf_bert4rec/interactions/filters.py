@@ -158,7 +158,7 @@ def keep_core(filtered: FilteredLog, min_user_events: int, min_item_events: int)
     """
     engine, left = filtered.engine, dict(filtered.left)
     least = {"item": min_item_events, "user": min_user_events}
-    before, num_rows = filtered.condition, left["events"]
+    num_rows = left["events"]
     kept: dict[str, str] = {}
     counts: list[dict[str, Any]] = []
     has_dropped = True
@@ -176,10 +176,11 @@ def keep_core(filtered: FilteredLog, min_user_events: int, min_item_events: int)
         )
         left |= {"events": int(num_events), f"{noun}s": num_kept}
         semi_joins = [f"{other}_key in (select {other}_key from {table})" for other, table in kept.items()]
-        filtered.condition = " and ".join([before, *semi_joins])
+        # A condition on items that stood here before holds for every item that was counted under it.
+        filtered.condition = " and ".join(semi_joins)
         if num_events <= SHARE_WORTH_A_COPY * num_rows:
             filtered.copy_rows(f"select * from {filtered.events}")
-            before, num_rows = "true", num_events
+            num_rows = num_events
     option = f"min_user_events={min_user_events} with min_item_events={min_item_events}"
     filtered.record("core", left, option, counts=counts)
     for noun, table in kept.items():

@@ -5,6 +5,7 @@ Every option of `prepare`, declared once: the command line, its help and the def
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -103,9 +104,15 @@ class InteractionOptions:
             if given not in choices:
                 raise ValueError(f"{name} is {given!r}: choose one of {', '.join(choices)}")
             setattr(self, name, given)
+        for option in fields(self):
+            # A position may be given as the number that it is.
+            if option.name.endswith("_column") and isinstance(getattr(self, option.name), int):
+                setattr(self, option.name, str(getattr(self, option.name)))
         for name in ("min_user_events", "min_item_events"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: give 0 or more")
+            if not isinstance(given := getattr(self, name), int) or given < 0:
+                raise ValueError(f"{name} is {given!r}: give a whole number, 0 or more")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ValueError(f"min_rating is {self.min_rating}: give a number, or leave it out")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}: give 1 or more")
         shares = (self.validation_share, self.test_share)

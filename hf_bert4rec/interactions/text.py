@@ -24,6 +24,8 @@ from typing import IO, Any
 SEPARATORS = ("::", "\t", ",", ";", "|", " ")
 QUOTED_SEPARATORS = (",", ";", "\t")
 UTF8 = "utf-8-sig"
+# The engine takes no longer ones.
+MAX_SEPARATOR_BYTES = 4
 NUM_LINES_LOOKED_AT = 50
 
 
@@ -127,6 +129,10 @@ def find_separator(path: str, lines: list[str], wanted: str | None) -> str:
     """
     if wanted is not None:
         separator = {"\\t": "\t", "tab": "\t", "space": " "}.get(wanted, wanted)
+        if len(separator.encode()) > MAX_SEPARATOR_BYTES:
+            raise ValueError(
+                f"separator {wanted!r} is longer than {MAX_SEPARATOR_BYTES} bytes: write the log with a shorter one"
+            )
         if separator and separator in lines[0]:
             return separator
         raise ValueError(f"separator {wanted!r} is not in the first line of {path} ({shown(lines[0])}): give another")
@@ -185,7 +191,7 @@ def record_fault(path: str, text_format: TextFormat) -> str | None:
     except (EOFError, gzip.BadGzipFile) as error:
         return gzip_fault(path, error)
     except ValueError as error:
-        return f"{path}, {error}: correct the quotes"
+        return f"{path}, {error}; correct the line"
     return None
 
 
