@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format coverage build clean
+.PHONY: help install demo bench test lint format coverage build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,10 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(STAMP) ## train on the synthetic world, compare with baselines and the best possible (ARGS='--output_file demo.json')
 	$(BIN)/hf-bert4rec demo $(ARGS)
+
+bench: $(STAMP) ## time and memory beside the peers, installed into .peers/; see benchmarks/README.md (ARGS='--data FOLDER')
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks speed $(ARGS)
 
 test: $(STAMP) ## run every test and every docstring example (ARGS='tests/test_metrics.py -k recall')
 	$(BIN)/python -m pytest $(ARGS)
