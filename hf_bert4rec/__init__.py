@@ -5,7 +5,7 @@ Importing the package registers its classes: afterwards `AutoModel.from_pretrain
 `pipeline("next-item-recommendation")` know a BERT4Rec folder.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .baselines import Markov, Popularity
@@ -14,6 +14,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
+from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -22,6 +23,7 @@ from .training import SequenceOptions, train
 AutoConfig.register("bert4rec", Bert4RecConfig)
 AutoModel.register(Bert4RecConfig, Bert4RecModel)
 AutoModelForMaskedLM.register(Bert4RecConfig, Bert4RecForMaskedLM)
+AutoModelForCausalLM.register(Bert4RecConfig, Bert4RecForCausalLM)
 AutoTokenizer.register(Bert4RecConfig, tokenizer_class=Bert4RecTokenizer)
 PIPELINE_REGISTRY.register_pipeline(
     "next-item-recommendation",
@@ -32,6 +34,7 @@ PIPELINE_REGISTRY.register_pipeline(
 
 __all__ = [
     "Bert4RecConfig",
+    "Bert4RecForCausalLM",
     "Bert4RecForMaskedLM",
     "Bert4RecModel",
     "Bert4RecPreTrainedModel",

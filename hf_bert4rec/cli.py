@@ -228,6 +228,10 @@ def metrics_table(results: dict[str, dict[str, Any]]) -> str:
             low, high = metrics.get("intervals", {}).get(name, (None, None))
             cells.append(f"{metrics[name]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
         lines.append(f"{scorer:<14}" + "".join(f"{cell:>26}" for cell in cells))
+        if "first_minus_this" in metrics:
+            bounds = [metrics["first_minus_this"][name] for name in names]
+            cells = [f"{low:+.4f} to {high:+.4f}" for low, high in bounds]
+            lines.append(f"{'  model better':<14}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)
 
 

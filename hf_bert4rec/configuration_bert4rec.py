@@ -5,8 +5,8 @@ Configuration of BERT4Rec: every number that fixes the architecture.
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
 *Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
-`embedding_layer_norm`, `head_layer_norm` and `linear_initializer` are ours. The sizes by default
-are the paper's smallest model on MovieLens-1M.
+`embedding_layer_norm`, `head_layer_norm`, `head_transform`, `linear_initializer` and `reading` are ours. The sizes by
+default are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -58,6 +58,13 @@ class Bert4RecConfig(PreTrainedConfig):
         head_layer_norm (`bool`, *optional*, defaults to `True`):
             Whether the head normalises GELU(h W + b) before the product with the item embeddings, as the authors' code
             and BERT do; the paper's equation does not.
+        head_transform (`bool`, *optional*, defaults to `True`):
+            Whether the head has its dense layer, GELU and norm; without, an item's score is its plain product with the
+            encoder's output (plus the item's bias), as in SASRec.
+        reading (`str`, *optional*, defaults to `"masked"`):
+            How [`Bert4RecForMaskedLM`] fills a [MASK] when it is not training: `"masked"`, by the output at the [MASK],
+            which sees both sides (the paper); `"causal"`, by the output at the event before it, which sees that event and
+            older ones; `"both"`, by the mean of the two. A model must have been trained on what it is asked for.
         is_decoder (`bool`, *optional*, defaults to `False`):
             Whether attention is causal: an event sees itself and older events only.
         pad_token_id (`int`, *optional*, defaults to 0):
@@ -97,6 +104,8 @@ class Bert4RecConfig(PreTrainedConfig):
     position_origin: str = "oldest"
     embedding_layer_norm: bool = True
     head_layer_norm: bool = True
+    head_transform: bool = True
+    reading: str = "masked"
     is_decoder: bool = False
     add_cross_attention: bool = False
     use_cache: bool = False
@@ -111,9 +120,11 @@ class Bert4RecConfig(PreTrainedConfig):
             ("norm_position", ("post", "pre")),
             ("position_origin", ("oldest", "newest")),
             ("linear_initializer", ("normal", "xavier")),
+            ("reading", ("masked", "causal", "both")),
         ):
             if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {choices[0]!r} or {choices[1]!r}.")
+                *first, last = map(repr, choices)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {', '.join(first)} or {last}.")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACT2FN)}.")
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -4,6 +4,8 @@ Sequences -> batches: the item cloze for training, a [MASK] at the end for ranki
 *Source:* Sun et al. (CIKM 2019), section 3.6 (cloze; samples that hide only the last item); Devlin et al. (2019) for the
 80/10/10 replacement, which BERT4Rec's authors do not use.
 
+Samples can also be read causally (SASRec, Kang & McAuley, ICDM 2018): nothing is hidden, every item predicts the next.
+
 *Differences:* exactly the share rho of each sequence is hidden (rounded at random so that it is met on average), where
 `DataCollatorForLanguageModeling` hides each token by chance; random replacements are items only. Masks are functions of
 (seed, epoch, row, position), never of a global generator.
@@ -34,6 +36,9 @@ class DataCollatorForCloze:
     Args:
         mlm_probability (`float`, *optional*, defaults to 0.2): Share of items to hide, at least one (the paper's rho).
         last_item_probability (`float`, *optional*, defaults to 0.1): Share of samples that hide only the last item.
+        causal_probability (`float`, *optional*, defaults to 0.0):
+            Share of samples that hide nothing and predict every item, but the first, from those before it. Above 0 a batch
+            says which rows these are, in `causal_rows`.
         mask_replace_prob (`float`, *optional*, defaults to 1.0): Share of hidden items that become [MASK] (BERT: 0.8).
         random_replace_prob (`float`, *optional*, defaults to 0.0):
             Share of hidden items that become a random item (BERT: 0.1); the rest stays as it is.
@@ -56,6 +61,7 @@ class DataCollatorForCloze:
 
     mlm_probability: float = 0.2
     last_item_probability: float = 0.1
+    causal_probability: float = 0.0
     mask_replace_prob: float = 1.0
     random_replace_prob: float = 0.0
     max_length: int | None = None
@@ -67,7 +73,8 @@ class DataCollatorForCloze:
     _num_calls: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self):
-        for name in ("mlm_probability", "last_item_probability", "mask_replace_prob", "random_replace_prob"):
+        shares = ("mlm_probability", "last_item_probability", "causal_probability")
+        for name in (*shares, "mask_replace_prob", "random_replace_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a share between 0 and 1.")
         if self.mask_replace_prob + self.random_replace_prob > 1:
@@ -95,7 +102,8 @@ class DataCollatorForCloze:
 
         Returns:
             `dict` of `input_ids`, `attention_mask`, `labels`, each a `torch.LongTensor` of shape `(batch_size, longest)`;
-            labels are -100 but at hidden items. An empty sequence is a row of padding without a label.
+            labels are -100 but at items to predict. An empty sequence is a row of padding without a label. With a
+            `causal_probability` above 0 also `causal_rows`, a `torch.BoolTensor` of shape `(batch_size,)`.
         """
         sequences = [self._newest(f["input_ids"], self.max_length) for f in features]
         tokens, is_event = self._padded(sequences)  # (batch, longest)
@@ -109,7 +117,15 @@ class DataCollatorForCloze:
         replaced = self._replacements(tokens, is_event, rows, epoch)
         # A sample of the last item alone is the question asked at test: always a [MASK].
         replaced = np.where(only_last[:, None], self.mask_token_id, replaced)
-        return _tensors(input_ids=np.where(hidden, replaced, tokens), attention_mask=is_event, labels=labels)
+        inputs = np.where(hidden, replaced, tokens)
+        if not self.causal_probability:
+            return _tensors(input_ids=inputs, attention_mask=is_event, labels=labels)
+        is_causal = uniform("causal", self.seed, epoch, rows) < self.causal_probability  # (batch,)
+        has_previous = is_event & (self._position(is_event) > 0)
+        labels = np.where(is_causal[:, None], np.where(has_previous, tokens, -100), labels)
+        inputs = np.where(is_causal[:, None], tokens, inputs)
+        batch = _tensors(input_ids=inputs, attention_mask=is_event, labels=labels)
+        return batch | {"causal_rows": torch.from_numpy(is_causal)}
 
     def ranking_batch(self, histories: Sequence, targets: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
         r"""

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
-from .metrics import bootstrap_intervals, ranking_metrics
+from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
 from .randomness import uniform
 from .ranking import Scorer, rank_targets
 
@@ -79,7 +79,8 @@ def evaluate(
 
     Returns:
         `dict`: `protocol`, `split`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
-        each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users.
+        each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
+        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user.
 
     Raises:
         ValueError: If the protocol is unknown.
@@ -108,10 +109,18 @@ def evaluate(
         "num_users": len(sequences),
         "cold_targets": sum(part[0] for part in parts) / len(sequences),
     }
-    for name in scorers:
-        all_ranks = np.concatenate([part[1][name] for part in parts])
-        intervals = bootstrap_intervals(all_ranks, CUTOFFS, seed=seed)
-        result[name] = ranking_metrics(all_ranks, CUTOFFS) | {"intervals": intervals}
+    return result | _side_by_side({name: np.concatenate([part[1][name] for part in parts]) for name in scorers}, seed)
+
+
+def _side_by_side(ranks: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, Any]]:
+    """Metrics of each scorer with their intervals, and from the second on with those of the first scorer's lead."""
+    first: Any = next(iter(ranks.values()), None)
+    result: dict[str, dict[str, Any]] = {}
+    for name, found in ranks.items():
+        intervals = bootstrap_intervals(found, CUTOFFS, seed=seed)
+        result[name] = ranking_metrics(found, CUTOFFS) | {"intervals": intervals}
+        if found is not first:
+            result[name]["first_minus_this"] = difference_intervals(first, found, CUTOFFS)
     return result
 
 

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
+
 
 def ranking_metrics(ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float]:
     r"""
@@ -86,6 +88,44 @@ def bootstrap_intervals(
     values = drawn @ gains / len(ranks)  # (num_resamples, num_metrics)
     tail = (1 - confidence) / 2
     bounds = np.quantile(values, [tail, 1 - tail], axis=0)  # (2, num_metrics)
+    return {name: bounds[:, column].tolist() for column, name in enumerate(names)}
+
+
+def difference_intervals(
+    ranks: np.ndarray, other_ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10, 20)
+) -> dict[str, list[float]]:
+    r"""
+    95 % intervals of the mean difference between two scorers on the same users, by the normal approximation.
+
+    Users who are hard for one scorer are hard for the other: pairing them takes that out, so that two scorers may differ
+    clearly whose own intervals overlap.
+
+    Args:
+        ranks (`np.ndarray` of shape `(num_users,)`): Number of items above each target, by one scorer.
+        other_ranks (`np.ndarray` of shape `(num_users,)`): By the other, the same users in the same order.
+        ks (sequence of `int`, *optional*, defaults to `(1, 5, 10, 20)`): Lengths of the list.
+
+    Returns:
+        `dict[str, list[float]]`: `[low, high]` of the first scorer's metric minus the other's; both above 0 where the
+        first is better.
+
+    Raises:
+        ValueError: As [`ranking_metrics`]; also if the numbers of users differ.
+
+    Example:
+        >>> low, high = difference_intervals(np.array([0, 1] * 50), np.array([1] * 100), ks=(1,))["recall@1"]
+        >>> round(low, 2), round(high, 2)  # .5 ± 1.96 * sqrt(.25 / 99)
+        (0.4, 0.6)
+    """
+    ranks, other_ranks, ks = _checked_ranks(ranks), _checked_ranks(other_ranks), _checked_ks(ks)
+    if len(ranks) != len(other_ranks):
+        raise ValueError(f"{len(ranks)} ranks are compared with {len(other_ranks)}: give the same users to both.")
+    names, gains = _gains(ranks, ks)
+    differences = gains - _gains(other_ranks, ks)[1]  # (num_users, num_metrics)
+    mean = differences.mean(0)
+    error = differences.std(0, ddof=1) / np.sqrt(len(ranks)) if len(ranks) > 1 else np.full(len(mean), np.inf)
+    # No metric is below 0 or above 1: a single user says no more than that.
+    bounds = np.clip([mean - NORMAL_95 * error, mean + NORMAL_95 * error], -1, 1)  # (2, num_metrics)
     return {name: bounds[:, column].tolist() for column, name in enumerate(names)}
 
 

@@ -19,11 +19,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.models.bert.modeling_bert import (
-    BertEncoder,
-    BertPredictionHeadTransform,
-    BertSelfAttention,
-)
+from transformers.models.bert.modeling_bert import BertEncoder, BertSelfAttention
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
     RobertaPreLayerNormEncoder,
     RobertaPreLayerNormSelfAttention,
@@ -34,58 +30,12 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
-from .losses import catalogue_cross_entropy
+from .cpu_attention import CPU_BF16
+from .dropout import draw_dropout_from_bits
+from .event_window import event_mask, event_positions, is_padded_on_the_right, kept_events, previous_events
+from .item_embeddings import Bert4RecEmbeddings
+from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
 from .pruned_layer import can_be_taken_apart, layer_at_positions
-
-
-class Bert4RecEmbeddings(nn.Module):
-    """Item embedding + learned position embedding (section 3.4 of the paper; no segments)."""
-
-    def __init__(self, config: Bert4RecConfig):
-        super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm: nn.Module = nn.Identity()
-        if config.embedding_layer_norm:
-            self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        position_ids: torch.Tensor,
-    ) -> torch.Tensor:
-        if inputs_embeds is None:
-            inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
-        return self.dropout(self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids)))
-
-
-class Bert4RecPredictionHead(nn.Module):
-    """LayerNorm(GELU(h W + b)) E^T + b over the catalogue; E is the input item embedding."""
-
-    def __init__(self, config: Bert4RecConfig):
-        super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
-        if not config.head_layer_norm:
-            self.transform.LayerNorm = nn.Identity()
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        # The decoder's own bias, by the name that it has in BERT's checkpoints.
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)
-
-
-class Bert4RecItemHead(nn.Module):
-    """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.predictions = Bert4RecPredictionHead(config)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.predictions(hidden_states)
 
 
 class Bert4RecPreTrainedModel(PreTrainedModel):
@@ -134,6 +84,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         self.encoder = RobertaPreLayerNormEncoder(config) if is_pre_norm else BertEncoder(config)
         # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_pre_norm else nn.Identity()
+        draw_dropout_from_bits(self)
         self.post_init()
         self.train(self.training)
 
@@ -160,6 +111,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         positions_to_keep: torch.Tensor | None = None,
+        is_causal: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         r"""
@@ -176,6 +128,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 Item vectors instead of `input_ids`.
             positions_to_keep (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Where an output is needed. Wherever it can, the last block computes and returns no other.
+            is_causal (`bool`, *optional*, defaults to `config.is_decoder`):
+                Whether an event sees itself and older events only.
 
         Returns:
             [`BaseModelOutput`] with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`, or, where
@@ -192,20 +146,15 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             tokens = input_ids if inputs_embeds is None else inputs_embeds
             position_ids = self._positions(attention_mask, tokens)
         hidden_states = self.embeddings(input_ids, inputs_embeds, position_ids)  # (batch, length, hidden)
-        is_padding_mask = attention_mask is None or attention_mask.ndim == 2
-        create_mask = create_causal_mask if self.config.is_decoder else create_bidirectional_mask
-        causal_kwargs = {"past_key_values": None} if self.config.is_decoder else {}
-        attention_mask = create_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, **causal_kwargs
-        )
+        is_causal = self.config.is_decoder if is_causal is None else is_causal
+        if is_causal:
+            kwargs["is_causal"] = True
+        attention_mask = self._attention_mask(hidden_states, attention_mask, is_causal, positions_to_keep is None)
         if positions_to_keep is None or not self._can_skip_positions(attention_mask, kwargs):
             hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state
         else:
             for layer in self.encoder.layer[:-1]:
                 hidden_states = layer(hidden_states, attention_mask, **kwargs)
-            # All rows of a bidirectional padding mask are equal: one is enough.
-            if attention_mask is not None and is_padding_mask and not self.config.is_decoder:
-                attention_mask = attention_mask[:, :, :1]
             hidden_states = layer_at_positions(
                 self.encoder.layer[-1], positions_to_keep, hidden_states, attention_mask, **kwargs
             )
@@ -221,28 +170,33 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             if length <= max_length:
                 return None
             attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
-        if attention_mask.ndim != 2:
-            if length > max_length:
-                raise ValueError(
-                    f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
-                    "does not say which are the newest; shorten the input or give a 2-D mask."
-                )
-            return attention_mask
-        if length <= max_length:
-            return attention_mask
-        is_event = attention_mask.to(torch.bool)
-        num_newer = is_event.flip(1).cumsum(1).flip(1) - is_event.long()
-        return is_event & (num_newer < max_length)
+        if attention_mask.ndim == 2:
+            return kept_events(attention_mask, max_length)
+        if length > max_length:
+            raise ValueError(
+                f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
+                "does not say which are the newest; shorten the input or give a 2-D mask."
+            )
+        return attention_mask
 
     def _positions(self, attention_mask: torch.Tensor | None, tokens) -> torch.Tensor:
         """Position of each event within its own history, from the end that `position_origin` names."""
-        from_newest = self.config.position_origin == "newest"
         if attention_mask is None or attention_mask.ndim != 2:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]  # (1, length)
-            return positions.flip(1) if from_newest else positions
-        is_event = attention_mask.to(torch.long)
-        counts = is_event.flip(1).cumsum(1).flip(1) if from_newest else is_event.cumsum(1)  # (batch, length)
-        return (counts - 1).clamp(min=0)
+            attention_mask = torch.ones((1, tokens.shape[1]), dtype=torch.long, device=tokens.device)  # (1, length)
+        return event_positions(attention_mask, self.config.position_origin == "newest")
+
+    def _attention_mask(self, hidden_states, attention_mask, is_causal: bool, needs_all: bool):
+        """The mask as the attention function takes it."""
+        is_padding_mask = attention_mask is not None and attention_mask.ndim == 2
+        is_plain = self.config._attn_implementation in ("sdpa", CPU_BF16) and not torch.compiler.is_compiling()
+        if is_causal:
+            # Padding behind all events is newer than they are: no event sees it anyway, and a causal kernel is faster.
+            if self.training and is_padding_mask and is_plain and needs_all and is_padded_on_the_right(attention_mask):
+                return None
+            return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=None)
+        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        # All rows of a padding mask are equal: one is enough.
+        return mask[:, :, :1] if mask is not None and is_padding_mask and is_plain else mask
 
     def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
         """Whether the last block can be cut to some positions without anybody missing the others."""
@@ -253,8 +207,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         # Without a mask a causal kernel would take the chosen queries for the oldest ones; a compiler needs fixed shapes.
         return not (
             wants_all
-            or self.config._attn_implementation not in ("sdpa", "eager")
-            or (self.config.is_decoder and attention_mask is None)
+            or self.config._attn_implementation not in ("sdpa", "eager", CPU_BF16)
+            or (kwargs.get("is_causal") and attention_mask is None)
             or torch.compiler.is_compiling()
             or not can_be_taken_apart(self.encoder.layer[-1])
         )
@@ -309,6 +263,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         num_items_in_batch: torch.Tensor | int | None = None,
+        causal_rows: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         r"""
@@ -316,7 +271,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-                Token of the hidden item where one is hidden, -100 elsewhere.
+                Token of the item to predict where there is one, -100 elsewhere.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
                 Which positions are projected on the catalogue. A boolean tensor of shape `(batch_size,
                 sequence_length)` gives logits of shape `(number of true positions, vocab_size)` in row order; an `int`
@@ -324,55 +279,98 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             num_items_in_batch (`int`, *optional*):
                 What the summed loss is divided by: the labels of all accumulated batches and processes, as `Trainer`
                 counts them. By default the labels of this batch.
+            causal_rows (`torch.BoolTensor` of shape `(batch_size,)`, *optional*):
+                While training: the rows that predict each labelled item from the events before it. By default none.
 
         Returns:
             [`MaskedLMOutput`]: `loss` where labels are given; `logits` of shape `(batch_size, sequence_length,
-            vocab_size)` or as `logits_to_keep` says. While training on labels `logits` is `None`: only labelled
-            positions are projected, a few at a time, and their scores are never held together.
+            vocab_size)` or as `logits_to_keep` says, each row the scores of the item that stands at its position, as
+            `config.reading` says. While training on labels `logits` is `None`: only labelled positions are projected, a
+            few at a time, and their scores are never held together.
         """
         encoder_inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         encoder_inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self.training:
-            return self._training_step(encoder_inputs, labels, num_items_in_batch, kwargs)
+            return self._training_step(encoder_inputs, labels, causal_rows, num_items_in_batch, kwargs)
         wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else None
         if wanted is not None and (wanted.dtype != torch.bool or wanted.ndim != 2):
             wanted = None  # indices, not a mask of positions
         positions_to_keep = wanted if wanted is None or labels is None else wanted | labels.ne(-100)
-        outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
+        outputs, vectors = self._item_vectors(positions_to_keep, **encoder_inputs, **kwargs)
         loss = None
         if labels is not None:
             chosen = labels if positions_to_keep is None else labels[positions_to_keep]
-            loss = self._loss(hidden_states.flatten(0, -2), chosen.flatten(), num_items_in_batch)
-        if wanted is None:
-            hidden_states = slice_logits_to_keep(hidden_states, logits_to_keep)
-        else:
-            hidden_states = hidden_states[wanted[positions_to_keep]]
-        logits = self.cls(hidden_states)
-        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
+            loss = self.cls.loss(vectors.flatten(0, -2), chosen.flatten(), num_items_in_batch)
+        vectors = (
+            slice_logits_to_keep(vectors, logits_to_keep) if wanted is None else vectors[wanted[positions_to_keep]]
+        )
+        return MaskedLMOutput(loss, self.cls.predictions.decoder(vectors), outputs.hidden_states, outputs.attentions)
 
-    def _encode(self, positions_to_keep: torch.Tensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
-        """The encoder's output, and its hidden states at the positions to keep (`None`: at all)."""
-        outputs = self.bert4rec(**inputs, positions_to_keep=positions_to_keep)
+    def _encode(self, positions: torch.Tensor | None, *, prunes: bool = True, **inputs):
+        """The encoder's output, and its hidden states at some positions (`None`: at all)."""
+        outputs = self.bert4rec(**inputs, positions_to_keep=positions if prunes else None)
         hidden_states = outputs.last_hidden_state
-        if positions_to_keep is not None and hidden_states.ndim == 3:
-            hidden_states = hidden_states[positions_to_keep]  # (batch, length, hidden) -> (kept, hidden)
+        if positions is not None and hidden_states.ndim == 3:
+            hidden_states = hidden_states[positions]  # (batch, length, hidden) -> (kept, hidden)
         return outputs, hidden_states
 
-    def _training_step(self, encoder_inputs, labels, num_items_in_batch, kwargs) -> MaskedLMOutput:
+    def _item_vectors(self, positions: torch.Tensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
+        """The encoder's output, and the vectors whose products with the item embeddings are the scores at the positions."""
+        transform, reading = self.cls.predictions.transform, self.config.reading
+        if reading == "masked":
+            outputs, hidden_states = self._encode(positions, **inputs)
+            return outputs, transform(hidden_states)
+        is_event = event_mask(self.config.pad_token_id, **inputs)
+        slots = positions if positions is not None else torch.ones_like(is_event)
+        outputs, (hidden_states,) = self._encode_causally([(slots, previous_events(is_event))], **inputs)
+        vectors = transform(hidden_states)
+        if reading == "both":
+            outputs, hidden_states = self._encode(slots, **inputs)
+            # Scores are linear in the vector: its mean gives the mean of both log-probabilities, but for a constant.
+            vectors = (vectors + transform(hidden_states)) / 2
+        return outputs, vectors if positions is not None else vectors.view(*slots.shape, -1)
+
+    def _encode_causally(self, asked: list[tuple[torch.Tensor, torch.Tensor]], **inputs):
+        """The causal encoder's output, and for each pair (slots, columns) the states at the columns of the true slots."""
+        needed = torch.zeros_like(asked[0][0])
+        places = [(slots.nonzero(as_tuple=True)[0], columns[slots]) for slots, columns in asked]
+        for rows, columns in places:
+            needed[rows, columns] = True
+        outputs, hidden_states = self._encode(needed, **(inputs | {"is_causal": True}))
+        index = needed.flatten().cumsum(0).view_as(needed) - 1
+        return outputs, [hidden_states[index[rows, columns]] for rows, columns in places]
+
+    def _training_step(self, inputs, labels, causal_rows, num_items_in_batch, kwargs) -> MaskedLMOutput:
         """The loss at the labelled positions and nothing else."""
-        # A compiler needs shapes that do not depend on how many items are hidden.
-        positions_to_keep = None if torch.compiler.is_compiling() else labels.ne(-100)
-        outputs, hidden_states = self._encode(positions_to_keep, **encoder_inputs, **kwargs)
-        labels = labels.flatten() if positions_to_keep is None else labels[positions_to_keep]
-        loss = self._loss(hidden_states.flatten(0, -2), labels, num_items_in_batch)
+        if causal_rows is None:
+            # A compiler needs shapes that do not depend on how many items are hidden.
+            positions = None if torch.compiler.is_compiling() else labels.ne(-100)
+            outputs, hidden_states = self._encode(positions, **inputs, **kwargs)
+            chosen = labels.flatten() if positions is None else labels[positions]
+        else:
+            outputs, hidden_states, chosen = self._both_objectives(inputs, labels, causal_rows, kwargs)
+        vectors = self.cls.predictions.transform(hidden_states.flatten(0, -2))
+        loss = self.cls.loss(vectors, chosen, num_items_in_batch)
         return MaskedLMOutput(loss, None, outputs.hidden_states, outputs.attentions)
 
-    def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
-        """Loss of `(num_labels, hidden_size)` states; -100 is ignored."""
-        head = self.cls.predictions
-        return catalogue_cross_entropy(
-            head.transform(hidden_states), head.decoder.weight, head.decoder.bias, labels, num_items_in_batch
-        )
+    def _both_objectives(self, inputs, labels, causal_rows, kwargs):
+        """Hidden states and their labels: of the rows that see both sides, then of the causal ones."""
+        states, chosen = [], []
+        for is_causal in (False, True):
+            rows = causal_rows.to(torch.bool) == is_causal
+            if not bool(rows.any()):
+                continue
+            targets = labels[rows]
+            if is_causal:
+                targets = nn.functional.pad(targets[:, 1:], (0, 1), value=-100)  # an event predicts the next one
+            part = {name: value if value is None else value[rows] for name, value in inputs.items()}
+            positions = targets.ne(-100)
+            outputs, hidden_states = self._encode(
+                positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs
+            )
+            states.append(hidden_states)
+            chosen.append(targets[positions])
+        return outputs, torch.cat(states), torch.cat(chosen)
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""
@@ -393,8 +391,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if not bool((is_mask.sum(1) == 1).all()):
             counts = is_mask.sum(1).unique().tolist()
             raise ValueError(f"Each history needs exactly one [MASK]; found {counts} in a row. Append one to each.")
-        _, hidden_states = self._encode(is_mask, input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        return self.cls.predictions.transform(hidden_states)
+        return self._item_vectors(is_mask, input_ids=input_ids, attention_mask=attention_mask, **kwargs)[1]
 
 
 __all__ = ["Bert4RecForMaskedLM", "Bert4RecModel", "Bert4RecPreTrainedModel"]

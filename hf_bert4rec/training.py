@@ -25,10 +25,12 @@ import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
+from .cpu_attention import CPU_BF16
 from .data_collator import DataCollatorForCloze
 from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .run_folder import RUN_FILE, begin, finish, last_checkpoint
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -74,6 +76,12 @@ class SequenceOptions:
     mlm_probability: float = field(default=0.2, metadata={"help": "Share of items hidden in each sequence (rho)."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "Share of samples that hide only the last item."}
+    )
+    causal_probability: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of samples that predict every item from those before it; 1 trains the causal sibling (SASRec)."
+        },
     )
     mask_replace_prob: float = field(default=1.0, metadata={"help": "Share of hidden items that become [MASK]."})
     random_replace_prob: float = field(
@@ -172,7 +180,10 @@ def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
 
 
 def _training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
-    values = ARGUMENT_DEFAULTS | FIXED_ARGUMENTS | {"dataloader_pin_memory": torch.cuda.is_available()} | overrides
+    has_accelerator = torch.accelerator.is_available()
+    # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
+    machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
+    values = ARGUMENT_DEFAULTS | FIXED_ARGUMENTS | machine | overrides
     return TrainingArguments(output_dir=str(partial), **values)
 
 
@@ -191,7 +202,9 @@ def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: b
 
 
 def _config(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:
-    values = MODEL_DEFAULTS | chosen[Bert4RecConfig]
+    causal_probability = SequenceOptions(**chosen[SequenceOptions]).causal_probability
+    reading = "masked" if causal_probability == 0 else "causal" if causal_probability == 1 else "both"
+    values = MODEL_DEFAULTS | {"reading": reading} | chosen[Bert4RecConfig]
     return Bert4RecConfig(vocab_size=num_items + FIRST_ITEM_TOKEN, **values)
 
 
@@ -200,6 +213,7 @@ def _collator(chosen: dict[type, dict[str, Any]], num_items: int, seed: int = 0)
     return DataCollatorForCloze(
         mlm_probability=options.mlm_probability,
         last_item_probability=options.last_item_probability,
+        causal_probability=options.causal_probability,
         mask_replace_prob=options.mask_replace_prob,
         random_replace_prob=options.random_replace_prob,
         max_length=config.max_position_embeddings,
@@ -275,7 +289,11 @@ class _Run:
         with self.arguments.main_process_first():
             checkpoint = last_checkpoint(partial)
         transformers.set_seed(self.arguments.seed)
-        self.trainer = self._trainer(Bert4RecForMaskedLM(self.config))
+        is_causal = self.options.causal_probability == 1
+        model = Bert4RecForCausalLM(self.config) if is_causal else Bert4RecForMaskedLM(self.config)
+        if self.arguments.bf16 and self.arguments.device.type == "cpu":
+            model.set_attn_implementation(CPU_BF16)
+        self.trainer = self._trainer(model)
         self.trainer.train(resume_from_checkpoint=checkpoint)
 
     def save(self, partial: Path):

@@ -24,6 +24,8 @@ CHANGED = {
     "position_origin": "newest",
     "embedding_layer_norm": False,
     "head_layer_norm": False,
+    "head_transform": False,
+    "reading": "both",
     "is_decoder": True,
     "use_cache": True,
     "pad_token_id": 22,
@@ -64,6 +66,7 @@ def test_a_whole_number_may_stand_for_a_share():
     [
         ("norm_position", "middle", "norm_position is 'middle'; choose 'post' or 'pre'"),
         ("position_origin", "first", "position_origin is 'first'; choose 'oldest' or 'newest'"),
+        ("reading", "aloud", "reading is 'aloud'; choose 'masked', 'causal' or 'both'"),
         ("linear_initializer", "zero", "linear_initializer is 'zero'; choose 'normal' or 'xavier'"),
         ("hidden_act", "glue", "hidden_act is 'glue'; choose one of gelu, "),
         ("vocab_size", 0, "vocab_size is 0; give at least 1"),

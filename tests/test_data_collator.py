@@ -247,3 +247,22 @@ def test_special_tokens_are_those_that_are_given():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         DataCollatorForCloze(**options)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_causal_samples_hide_nothing_and_predict_every_item_but_the_first(side):
+    collator = DataCollatorForCloze(causal_probability=0.4, padding_side=side)
+    features = [{"input_ids": list(range(3, 4 + row % 7)), "row": row, "epoch": 0} for row in range(3000)]
+    batch = collator(features)
+    is_causal = batch["causal_rows"]
+    assert is_causal.float().mean().item() == pytest.approx(0.4, abs=0.03)
+    cloze = DataCollatorForCloze(padding_side=side)(features)
+    assert "causal_rows" not in cloze
+    for name in ("input_ids", "labels"):
+        assert torch.equal(batch[name][~is_causal], cloze[name][~is_causal])
+    for row in is_causal.nonzero().flatten().tolist():
+        events = batch["attention_mask"][row].bool()
+        tokens = features[row]["input_ids"]
+        assert batch["input_ids"][row][events].tolist() == tokens
+        assert batch["labels"][row][events].tolist() == [-100, *tokens[1:]]
+        assert (batch["labels"][row][~events] == -100).all()

@@ -113,9 +113,13 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
         assert result["num_users"] == num_users
         assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
         intervals = result[name].pop("intervals")
+        differences = result[name].pop("first_minus_this", None)
+        assert (differences is None) == (name == "one")
         assert result[name] == pytest.approx(metrics)
         assert all(low <= result[name][key] <= high for key, (low, high) in intervals.items())
         assert set(intervals) == set(metrics)
+        for key, (low, high) in (differences or {}).items():
+            assert (low + high) / 2 == pytest.approx(result["one"][key] - metrics[key], abs=1e-9)
 
 
 def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):

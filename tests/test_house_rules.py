@@ -18,9 +18,10 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 # A module imports from lower levels only. A new module gets its level here.
 LEVELS = (
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
-    | {"randomness", "pruned_layer"},
-    {"modeling_bert4rec", "sequences", "data_collator"},
-    {"evaluation", "scoring"},
+    | {"randomness", "pruned_layer", "dropout", "event_window"},
+    {"item_embeddings", "item_head", "cpu_attention", "sequences", "data_collator"},
+    {"modeling_bert4rec"},
+    {"modeling_bert4rec_causal", "evaluation", "scoring"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
     | {"embedding", "run_folder"},
     {"training", "serving", "web", "comparison"},

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hf_bert4rec import losses
 from hf_bert4rec.losses import ROWS_PER_CHUNK, catalogue_cross_entropy
 
 
@@ -122,3 +123,26 @@ def test_the_loss_is_the_same_where_a_compiler_traces_it():
     torch.testing.assert_close(loss, expected)
     for found, wanted in zip(gradients(loss, *tensors), gradients(expected, *tensors), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("num_labels", [0, 1, 33, 200])
+def test_bfloat16_on_a_cpu_is_close_to_float32_and_sums_over_blocks(monkeypatch, with_bias, num_labels):
+    monkeypatch.setattr(losses, "SCORES_PER_BLOCK", 64 * 50)  # three blocks and a rest
+    *tensors, labels = random_case(num_labels, 50, with_bias)
+    expected = catalogue_cross_entropy(*tensors, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = catalogue_cross_entropy(*tensors, labels)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-3)
+    for gradient, wanted in zip(gradients(found, *tensors), gradients(expected, *tensors), strict=True):
+        assert gradient.shape == wanted.shape
+        assert (gradient - wanted).norm() <= 0.02 * wanted.norm() + 1e-6
+
+
+def test_bfloat16_holds_one_block_of_scores_at_most(monkeypatch):
+    monkeypatch.setattr(losses, "SCORES_PER_BLOCK", 32 * 5000)
+    *tensors, labels = random_case(320, 5000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        largest = largest_allocation(lambda: catalogue_cross_entropy(*tensors, labels))
+    assert largest <= 32 * 5000 * 4

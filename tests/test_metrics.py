@@ -6,7 +6,13 @@ import time
 import numpy as np
 import pytest
 
-from hf_bert4rec.metrics import bootstrap_intervals, coverage, mean_popularity_rank, ranking_metrics
+from hf_bert4rec.metrics import (
+    bootstrap_intervals,
+    coverage,
+    difference_intervals,
+    mean_popularity_rank,
+    ranking_metrics,
+)
 
 
 def test_recall_counts_ranks_below_k():
@@ -141,3 +147,20 @@ def test_wrong_lists_are_named():
         coverage(np.array([[1, 2]]), num_items=1, k=2)
     with pytest.raises(ValueError, match="lists are empty"):
         mean_popularity_rank(np.array([[-1]]), np.array([1]), k=1)
+
+
+def test_differences_are_paired_by_user():
+    ranks, others = np.array([0, 0, 3, 20, 1, 5] * 20), np.array([0, 1, 3, 20, 2, 9] * 20)
+    low, high = difference_intervals(ranks, others, ks=(10,))["mrr"]
+    each = 1 / (ranks + 1) - 1 / (others + 1)
+    error = 1.959964 * math.sqrt(((each - each.mean()) ** 2).sum() / 119 / 120)
+    assert [low, high] == pytest.approx([each.mean() - error, each.mean() + error])
+    assert low > 0  # though the intervals of the two overlap
+    own, other = (bootstrap_intervals(these, ks=(10,))["mrr"] for these in (ranks, others))
+    assert own[0] < other[1]
+
+
+def test_one_user_says_nothing_about_a_difference_and_unequal_numbers_are_refused():
+    assert difference_intervals(np.array([1]), np.array([2]), ks=(1,))["mrr"] == [-1, 1]
+    with pytest.raises(ValueError, match="2 ranks are compared with 3: give the same users to both"):
+        difference_intervals(np.zeros(2), np.zeros(3))

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from hf_bert4rec import prepare, train
+from hf_bert4rec import compare, prepare, train
 from hf_bert4rec.run_folder import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,8 +85,10 @@ train({str(data.folder)!r}, {str(output_dir)!r}, **{options!r})
     return subprocess.run([sys.executable, *launcher, str(file)], env=environment, capture_output=True, text=True)
 
 
-def test_four_accumulated_batches_are_one_batch_of_four_times_the_size(data, tmp_path):
+@pytest.mark.parametrize("causal_probability", [0.0, 0.5, 1.0])
+def test_four_accumulated_batches_are_one_batch_of_four_times_the_size(data, tmp_path, causal_probability):
     options = TINY | NO_DROPOUT | {"num_train_epochs": 2, "load_best_model_at_end": False}
+    options["causal_probability"] = causal_probability
     train(data, tmp_path / "whole", per_device_train_batch_size=16, **options)
     train(data, tmp_path / "parts", per_device_train_batch_size=4, gradient_accumulation_steps=4, **options)
     assert largest_difference(tmp_path / "whole", tmp_path / "parts") < 1e-5
@@ -150,6 +152,8 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"mask_replace_prob": 0.5},
         {"mask_replace_prob": 0.5, "random_replace_prob": 0.5},
         {"window": "newest"},
+        {"causal_probability": 0.5},
+        {"causal_probability": 1.0},
         {"norm_position": "post"},
         {"position_origin": "oldest"},
         {"learning_rate": 0.003},
@@ -260,3 +264,20 @@ def test_a_missing_folder_points_to_the_unfinished_run_beside_it(tmp_path):
         load_run(tmp_path / "run.partial")
     with pytest.raises(FileNotFoundError, match=r"run\.partial is an unfinished run: repeat its command"):
         load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("causal_probability", "model_class", "reading"),
+    [
+        (0.0, "Bert4RecForMaskedLM", "masked"),
+        (0.5, "Bert4RecForMaskedLM", "both"),
+        (1.0, "Bert4RecForCausalLM", "causal"),
+    ],
+)
+def test_a_model_is_ranked_by_what_it_was_trained_on(data, tmp_path, causal_probability, model_class, reading):
+    folder = train(data, tmp_path / "run", causal_probability=causal_probability, **TINY)
+    model, _ = load_run(folder)
+    assert (model.config.architectures, model.config.reading) == ([model_class], reading)
+    record = json.loads((folder / "run.json").read_text())
+    result = compare(model, data, split="validation")["model"]
+    assert result["ndcg@10"] == pytest.approx(record["best_metric"], abs=1e-6)

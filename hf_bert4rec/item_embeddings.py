@@ -1,0 +1,34 @@
+"""
+Item and position embedding: what the first block of BERT4Rec reads.
+
+*Source:* Sun et al., "BERT4Rec" (CIKM 2019), section 3.4; names of weights are BERT's.
+*Differences:* no segment embeddings.
+"""
+
+import torch
+from torch import nn
+
+from .configuration_bert4rec import Bert4RecConfig
+
+
+class Bert4RecEmbeddings(nn.Module):
+    """Item embedding + learned position embedding (section 3.4 of the paper; no segments)."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm: nn.Module = nn.Identity()
+        if config.embedding_layer_norm:
+            self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        position_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        if inputs_embeds is None:
+            inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
+        return self.dropout(self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids)))
