@@ -61,9 +61,11 @@ def quality_report(rows: Iterable[Row]) -> str:
         if pairs:
             full, half = (statistics.mean(pair[place]["metrics"][METRIC] for pair in pairs) for place in (0, 1))
             parts.append(f"Mean over {len(pairs)} seeds: float32 {full:.4f}, bf16 {half:.4f}.")
-        parts.append(
-            "\n".join(f"- `{row['command']}`: {row['date']}, commit {row['commit']}" for row in found.values())
+        # One command trains both precisions.
+        origins = dict.fromkeys(
+            f"- `{row['command']}`: {row['date']}, commit {row['commit']}" for row in found.values()
         )
+        parts.append("\n".join(origins))
     return "\n\n".join(parts) + "\n"
 
 

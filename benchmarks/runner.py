@@ -64,11 +64,12 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit that is measured, with a `+` where files were changed since."""
+    """The commit that is measured, with a `+` where what runs was changed since."""
     git = ["git", "-C", str(ROOT)]
+    changes = [*git, "status", "--porcelain", "--", "hf_bert4rec", "benchmarks", ":!benchmarks/results"]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(changes, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -223,7 +223,8 @@ def test_an_environment_that_cannot_be_made_is_told_in_one_line(tmp_path, monkey
 def test_the_report_on_bf16_says_who_lies_inside_the_interval():
     def row(system, seed, value):
         metrics = {"ndcg@10": value, "intervals": {"ndcg@10": [value - 0.01, value + 0.01]}}
-        return figures(system, seed=seed, epochs=3, metrics=metrics, cpu_seconds=5.0)
+        changes = {"command": f"python -m benchmarks quality --seeds {seed}", "epochs": 3, "seed": seed}
+        return figures(system, **changes, metrics=metrics, cpu_seconds=5.0)
 
     rows = [row("ours", 0, 0.1), row("ours-bf16", 0, 0.109), row("ours", 1, 0.2), row("ours-bf16", 1, 0.189)]
     rows += [row("ours", 2, 0.3), row("ours-bf16", 2, 0.311)]
@@ -231,6 +232,7 @@ def test_the_report_on_bf16_says_who_lies_inside_the_interval():
     assert cells(report, "0")[2:5] == ["0.1000 [0.0900, 0.1100]", "0.1090", "yes"]
     assert cells(report, "1")[2:5] == ["0.2000 [0.1900, 0.2100]", "0.1890", "no"]
     assert cells(report, "2")[2:5] == ["0.3000 [0.2900, 0.3100]", "0.3110", "no"]
+    assert report.count("\n- `python -m benchmarks") == 4  # one for each seed
     assert "Mean over 3 seeds: float32 0.2000, bf16 0.2030." in report
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is no part of the installed package
 
-from benchmarks import arithmetic, datasets, histories  # noqa: E402
+from benchmarks import arithmetic, datasets, histories, runner  # noqa: E402
 from benchmarks.arithmetic import useful_operations  # noqa: E402
 from benchmarks.histories import Histories  # noqa: E402
 from benchmarks.launchers.ours import Ours, prepared_data  # noqa: E402
@@ -87,6 +88,30 @@ def test_lists_with_seen_unknown_or_too_few_items_are_refused():
 def test_a_launcher_that_falls_says_why_in_one_line(tmp_path):
     with pytest.raises(LauncherFailed, match=r"^ModuleNotFoundError: No module named '\w+' \(the rest is in .*log\)$"):
         launch(Path(sys.executable), "rectools", Options(None, tmp_path), tmp_path / "log")
+
+
+def test_the_commit_is_marked_where_what_runs_was_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    assert runner.commit() == "unknown"
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    for path in ("hf_bert4rec/losses.py", "benchmarks/cli.py", "benchmarks/results/speed.json", "README.md"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("1")
+    git("init"), git("add", "."), git("commit", "-m", "Begin")
+    head = git("rev-parse", "--short", "HEAD")
+    for path in ("benchmarks/results/speed.json", "README.md"):
+        (tmp_path / path).write_text("2")
+    assert runner.commit() == head
+    (tmp_path / "hf_bert4rec" / "new.py").write_text("3")
+    assert runner.commit() == head + "+"
+    (tmp_path / "hf_bert4rec" / "new.py").unlink()
+    (tmp_path / "benchmarks" / "cli.py").write_text("4")
+    assert runner.commit() == head + "+"
 
 
 def test_an_environment_is_made_once_and_again_when_requirements_change(tmp_path, monkeypatch):
