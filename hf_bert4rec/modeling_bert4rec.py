@@ -19,11 +19,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.models.bert.modeling_bert import (
-    BertEncoder,
-    BertPredictionHeadTransform,
-    BertSelfAttention,
-)
+from transformers.models.bert.modeling_bert import BertEncoder, BertSelfAttention
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
     RobertaPreLayerNormEncoder,
     RobertaPreLayerNormSelfAttention,
@@ -34,7 +30,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
-from .losses import catalogue_cross_entropy
+from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
 from .pruned_layer import can_be_taken_apart, layer_at_positions
 
 
@@ -59,33 +55,6 @@ class Bert4RecEmbeddings(nn.Module):
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
         return self.dropout(self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids)))
-
-
-class Bert4RecPredictionHead(nn.Module):
-    """LayerNorm(GELU(h W + b)) E^T + b over the catalogue; E is the input item embedding."""
-
-    def __init__(self, config: Bert4RecConfig):
-        super().__init__()
-        self.transform = BertPredictionHeadTransform(config)
-        if not config.head_layer_norm:
-            self.transform.LayerNorm = nn.Identity()
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
-        # The decoder's own bias, by the name that it has in BERT's checkpoints.
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)
-
-
-class Bert4RecItemHead(nn.Module):
-    """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.predictions = Bert4RecPredictionHead(config)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.predictions(hidden_states)
 
 
 class Bert4RecPreTrainedModel(PreTrainedModel):
@@ -369,10 +338,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
         """Loss of `(num_labels, hidden_size)` states; -100 is ignored."""
-        head = self.cls.predictions
-        return catalogue_cross_entropy(
-            head.transform(hidden_states), head.decoder.weight, head.decoder.bias, labels, num_items_in_batch
-        )
+        return self.cls.predictions.loss(hidden_states, labels, num_items_in_batch)
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""

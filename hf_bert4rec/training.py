@@ -29,6 +29,7 @@ from .data_collator import DataCollatorForCloze
 from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, begin, finish, last_checkpoint
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -264,6 +265,7 @@ class _Run:
             eval_dataset=self._validation() if self.has_validation else None,
             compute_metrics=ranking.compute_metrics,
             preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
+            optimizer_cls_and_kwargs=rowwise_adamw(model, self.arguments),
             callbacks=[EarlyStoppingCallback(options.early_stopping_patience)] if stops_early else None,
         )
 

@@ -19,8 +19,10 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 LEVELS = (
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer"},
+    {"sampled_losses"},
+    {"item_head"},
     {"modeling_bert4rec", "sequences", "data_collator"},
-    {"evaluation", "scoring"},
+    {"evaluation", "scoring", "rowwise_adam"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
     | {"embedding", "run_folder"},
     {"training", "serving", "web", "comparison"},

@@ -93,8 +93,9 @@ def test_four_accumulated_batches_are_one_batch_of_four_times_the_size(data, tmp
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-5)
 
 
-def test_two_processes_train_and_validate_like_one(data, tmp_path):
-    options = TINY | NO_DROPOUT | {"num_train_epochs": 2, "load_best_model_at_end": False}
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+def test_two_processes_train_and_validate_like_one(data, tmp_path, loss):
+    options = TINY | NO_DROPOUT | {"training_loss": loss} | {"num_train_epochs": 2, "load_best_model_at_end": False}
     train(data, tmp_path / "one", per_device_train_batch_size=16, **options)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
     options["per_device_train_batch_size"] = 8
@@ -106,8 +107,13 @@ def test_two_processes_train_and_validate_like_one(data, tmp_path):
     assert validation(tmp_path / "one") == pytest.approx(validation(tmp_path / "two"), abs=1e-9)
 
 
-def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(data, tmp_path):
-    options = TINY | {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "eval_steps": 3}
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(data, tmp_path, loss):
+    options = (
+        TINY
+        | {"training_loss": loss, "num_negatives": 5}
+        | {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "eval_steps": 3}
+    )
     options |= {"attention_probs_dropout_prob": 0.1, "learning_rate": 0.01, "early_stopping_patience": 3}
     train(data, tmp_path / "whole", **options)
     killed = in_a_process(data, tmp_path / "stopped", options, stop_at=8)  # an epoch has five steps
@@ -155,6 +161,7 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"learning_rate": 0.003},
         {"seed": 1},
         {"bf16": True},
+        {"training_loss": "bce"},
     ],
     ids=str,
 )
