@@ -66,6 +66,8 @@ FIXED_ARGUMENTS = {
     "label_names": ["labels", "seen_items"],
 }
 NUM_EVALUATIONS = 40
+# Scores that validation holds at once, 256 MiB of them: larger catalogues are ranked for fewer users at a time.
+SCORES_AT_ONCE = 2**26
 
 
 @dataclass
@@ -232,6 +234,9 @@ class _Run:
     def _plan(self, given: dict[str, Any]):
         """Evaluate, log and save about `NUM_EVALUATIONS` times, at most once an epoch; keep the best."""
         arguments = self.arguments
+        if "per_device_eval_batch_size" not in given:
+            users_at_once = max(1, SCORES_AT_ONCE // self.config.vocab_size)
+            arguments.per_device_eval_batch_size = min(arguments.per_device_eval_batch_size, users_at_once)
         steps_per_epoch = -(-len(self.sequences) // self.sequences.batch_size)
         total = arguments.max_steps if arguments.max_steps > 0 else steps_per_epoch * arguments.num_train_epochs
         every = max(steps_per_epoch, int(total) // NUM_EVALUATIONS)

@@ -131,6 +131,21 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(da
     assert not partial.exists()
 
 
+def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend_on_it(data, tmp_path, monkeypatch):
+    options = TINY | {"max_steps": 1, "per_device_train_batch_size": 16}
+
+    def batch_size(run):
+        record = json.loads((tmp_path / run / "run.json").read_text())
+        return record["training_arguments"]["per_device_eval_batch_size"]
+
+    train(data, tmp_path / "default", **options)
+    monkeypatch.setattr("hf_bert4rec.training.SCORES_AT_ONCE", 4 * (data.num_items + 3))
+    train(data, tmp_path / "bounded", **options)
+    train(data, tmp_path / "given", **options, per_device_eval_batch_size=5)
+    assert [batch_size(run) for run in ("default", "bounded", "given")] == [256, 4, 5]
+    assert validation(tmp_path / "default") == pytest.approx(validation(tmp_path / "bounded"))
+
+
 def test_the_best_weights_are_kept_not_the_last(data, tmp_path):
     options = TINY | NO_DROPOUT | {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.05}
     train(data, tmp_path / "best", **options)
