@@ -20,56 +20,55 @@ class Bert4RecPredictionHead(nn.Module):
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
-        self.config = config
         self.transform = BertPredictionHeadTransform(config)
         if not config.head_layer_norm:
             self.transform.LayerNorm = nn.Identity()
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         # The decoder's own bias, by the name that it has in BERT's checkpoints.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
-        # Whether sampled losses give weight and bias gradients of the touched rows alone; see `rowwise_adamw`.
-        self.sparse_gradients = (False, False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)
 
+
+class Bert4RecItemHead(nn.Module):
+    """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.config = config
+        self.predictions = Bert4RecPredictionHead(config)
+        # Whether sampled losses give weight and bias gradients of the touched rows alone; see `rowwise_adamw`.
+        self.sparse_gradients = (False, False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.predictions(hidden_states)
+
     def loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self, vectors: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         r"""
         The loss that `config.training_loss` names.
 
         Args:
-            hidden_states (`torch.Tensor` of shape `(num_labels, hidden_size)`): The encoder's output.
-            labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each hidden item; -100 is ignored.
-            num_items_in_batch (`int`, *optional*): What the sum is divided by; by default the labels given here.
+            vectors (`torch.Tensor` of shape `(num_labels, hidden_size)`): What the head's transform gave.
+            labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each item to predict; -100 is ignored.
+            num_items_in_batch (`int`, *optional*): See [`losses.catalogue_cross_entropy`].
 
         Returns:
             `torch.Tensor` of shape `()`: nats.
         """
-        hidden_states = self.transform(hidden_states)
+        decoder = self.predictions.decoder
         if self.config.training_loss == "softmax":
-            weight, bias = self.decoder.weight, self.decoder.bias
-            return catalogue_cross_entropy(hidden_states, weight, bias, labels, num_items_in_batch)
+            return catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
         # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
         generator = None if self.training else torch.Generator(labels.device).manual_seed(0)
         return sampled_loss(
-            hidden_states,
-            self.decoder,
+            vectors,
+            decoder,
             labels,
             self.config,
             num_items_in_batch=num_items_in_batch,
             sparse_gradients=self.sparse_gradients,
             generator=generator,
         )
-
-
-class Bert4RecItemHead(nn.Module):
-    """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.predictions = Bert4RecPredictionHead(config)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.predictions(hidden_states)

@@ -338,7 +338,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _loss(self, hidden_states, labels, num_items_in_batch) -> torch.Tensor:
         """Loss of `(num_labels, hidden_size)` states; -100 is ignored."""
-        return self.cls.predictions.loss(hidden_states, labels, num_items_in_batch)
+        return self.cls.loss(self.cls.predictions.transform(hidden_states), labels, num_items_in_batch)
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from .item_head import Bert4RecPredictionHead
+from .item_head import Bert4RecItemHead
 
 
 class RowwiseAdamW(torch.optim.AdamW):
@@ -111,7 +111,7 @@ def rowwise_adamw(
     _norm_of_sparse_gradients()
     model.get_input_embeddings().sparse = True
     for module in model.modules():
-        if isinstance(module, Bert4RecPredictionHead):
+        if isinstance(module, Bert4RecItemHead):
             # Between processes torch exchanges sparse gradients of embeddings only; the bias is one column.
             module.sparse_gradients = (True, arguments.world_size == 1)
     # A fused step would leave the scaling of float16 gradients to the optimiser, which rows know nothing of.

@@ -178,7 +178,7 @@ def test_sparse_gradients_of_a_model_are_the_dense_ones(loss, tie):
     input_ids, labels = torch.tensor([[4, 1, 6], [5, 7, 1]]), torch.tensor([[-100, 9, -100], [-100, -100, 8]])
     gradients = []
     for sparse in (False, True):
-        model.get_input_embeddings().sparse, model.cls.predictions.sparse_gradients = sparse, (sparse, sparse)
+        model.get_input_embeddings().sparse, model.cls.sparse_gradients = sparse, (sparse, sparse)
         model.zero_grad()
         torch.manual_seed(0)
         model(input_ids=input_ids, labels=labels).loss.backward()
