@@ -1,12 +1,12 @@
 """
-Configuration of BERT4Rec: every number that fixes the architecture.
+Configuration of BERT4Rec: every number that fixes the architecture and its loss.
 
 *Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
 *Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
-`embedding_layer_norm`, `head_layer_norm`, `head_transform`, `linear_initializer` and `reading` are ours. The sizes by
-default are the paper's smallest model on MovieLens-1M.
+`embedding_layer_norm`, `head_layer_norm`, `head_transform`, `linear_initializer`, `reading`, `training_loss` and what
+belongs to it are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -15,6 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 # Tokens 0, 1 and 2 are padding, mask and unknown item; items follow.
 FIRST_ITEM_TOKEN = 3
+TRAINING_LOSSES = ("softmax", "sampled_softmax", "gbce", "bce")
 
 
 @strict
@@ -65,6 +66,15 @@ class Bert4RecConfig(PreTrainedConfig):
             How [`Bert4RecForMaskedLM`] fills a [MASK] when it is not training: `"masked"`, by the output at the [MASK],
             which sees both sides (the paper); `"causal"`, by the output at the event before it, which sees that event and
             older ones; `"both"`, by the mean of the two. A model must have been trained on what it is asked for.
+        training_loss (`str`, *optional*, defaults to `"softmax"`):
+            Cross-entropy over the whole catalogue (`"softmax"`), or over drawn negatives, for catalogues of millions:
+            `"sampled_softmax"` with log-Q correction, `"gbce"` of gSASRec, `"bce"` of SASRec.
+        num_negatives (`int`, *optional*, defaults to 256):
+            Items that a sampled loss draws, uniformly and with replacement; SASRec draws 1.
+        share_negatives (`bool`, *optional*, defaults to `True`):
+            Whether all labels of a batch share one draw, which is much faster, or each draws for itself as in SASRec.
+        gbce_t (`float`, *optional*, defaults to 0.75):
+            Calibration of gBCE: 0 is binary cross-entropy, 1 undoes the overconfidence that sampling brings.
         is_decoder (`bool`, *optional*, defaults to `False`):
             Whether attention is causal: an event sees itself and older events only.
         pad_token_id (`int`, *optional*, defaults to 0):
@@ -106,6 +116,10 @@ class Bert4RecConfig(PreTrainedConfig):
     head_layer_norm: bool = True
     head_transform: bool = True
     reading: str = "masked"
+    training_loss: str = "softmax"
+    num_negatives: int = 256
+    share_negatives: bool = True
+    gbce_t: float | int = 0.75
     is_decoder: bool = False
     add_cross_attention: bool = False
     use_cache: bool = False
@@ -146,6 +160,20 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(f"pad_token_id is {self.pad_token_id}; give a token from 0 to {self.vocab_size - 1}.")
         if self.add_cross_attention:
             raise ValueError("add_cross_attention is True; BERT4Rec has no encoder to attend to, leave it False.")
+
+    def validate_training_loss(self):
+        """Called by `@strict` after each construction; raises `ValueError` in one line."""
+        if self.training_loss not in TRAINING_LOSSES:
+            raise ValueError(f"training_loss is {self.training_loss!r}; choose one of {', '.join(TRAINING_LOSSES)}.")
+        if self.num_negatives < 1:
+            raise ValueError(f"num_negatives is {self.num_negatives}; give at least 1.")
+        if not 0 <= self.gbce_t <= 1:
+            raise ValueError(f"gbce_t is {self.gbce_t}; give a share between 0 and 1.")
+        if self.training_loss != "softmax" and self.vocab_size <= FIRST_ITEM_TOKEN:
+            raise ValueError(
+                f"training_loss {self.training_loss!r} needs items to draw from, vocab_size is {self.vocab_size}; give the "
+                f"number of items + {FIRST_ITEM_TOKEN}."
+            )
 
 
 __all__ = ["FIRST_ITEM_TOKEN", "Bert4RecConfig"]

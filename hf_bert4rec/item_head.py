@@ -1,10 +1,10 @@
 """
-The head over the catalogue: hidden vector in, one score per item out, with the input item embedding as its weights.
+The head over the catalogue, and the loss it is trained with.
 
-*Source:* Sun et al., "BERT4Rec" (CIKM 2019), section 3.5; names of weights are BERT's, `cls.predictions`.
+*Source:* Sun et al. (CIKM 2019), section 3.5: LayerNorm(GELU(h W + b)) E^T + b. The names of weights are BERT's.
 
-*Differences:* `head_layer_norm` and `head_transform` of the configuration take its norm, or everything but the product with
-the item embeddings, away.
+*Differences:* `head_layer_norm` and `head_transform` of the configuration take the norm, or everything but the product with
+the item embeddings, away; `training_loss` may name a sampled loss, see `sampled_losses`.
 """
 
 import torch
@@ -13,6 +13,7 @@ from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from .configuration_bert4rec import Bert4RecConfig
 from .losses import catalogue_cross_entropy
+from .sampled_losses import sampled_loss
 
 
 class Bert4RecPredictionHead(nn.Module):
@@ -38,20 +39,39 @@ class Bert4RecItemHead(nn.Module):
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
+        self.config = config
         self.predictions = Bert4RecPredictionHead(config)
+        # Whether sampled losses give weight and bias gradients of the touched rows alone; see `rowwise_adamw`.
+        self.sparse_gradients = (False, False)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.predictions(hidden_states)
 
-    def loss(self, vectors: torch.Tensor, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+    def loss(
+        self, vectors: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         r"""
+        The loss that `config.training_loss` names.
+
         Args:
             vectors (`torch.Tensor` of shape `(num_labels, hidden_size)`): What the head's transform gave.
             labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each item to predict; -100 is ignored.
             num_items_in_batch (`int`, *optional*): See [`losses.catalogue_cross_entropy`].
 
         Returns:
-            `torch.Tensor` of shape `()`.
+            `torch.Tensor` of shape `()`: nats.
         """
         decoder = self.predictions.decoder
-        return catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
+        if self.config.training_loss == "softmax":
+            return catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
+        # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
+        generator = None if self.training else torch.Generator(labels.device).manual_seed(0)
+        return sampled_loss(
+            vectors,
+            decoder,
+            labels,
+            self.config,
+            num_items_in_batch=num_items_in_batch,
+            sparse_gradients=self.sparse_gradients,
+            generator=generator,
+        )

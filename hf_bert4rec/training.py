@@ -31,6 +31,7 @@ from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, begin, finish, last_checkpoint
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -67,6 +68,8 @@ FIXED_ARGUMENTS = {
     "label_names": ["labels", "seen_items"],
 }
 NUM_EVALUATIONS = 40
+# Scores that validation holds at once, 256 MiB of them: larger catalogues are ranked for fewer users at a time.
+SCORES_AT_ONCE = 2**26
 
 
 @dataclass
@@ -245,6 +248,9 @@ class _Run:
     def _plan(self, given: dict[str, Any]):
         """Evaluate, log and save about `NUM_EVALUATIONS` times, at most once an epoch; keep the best."""
         arguments = self.arguments
+        if "per_device_eval_batch_size" not in given:
+            users_at_once = max(1, SCORES_AT_ONCE // self.config.vocab_size)
+            arguments.per_device_eval_batch_size = min(arguments.per_device_eval_batch_size, users_at_once)
         steps_per_epoch = -(-len(self.sequences) // self.sequences.batch_size)
         total = arguments.max_steps if arguments.max_steps > 0 else steps_per_epoch * arguments.num_train_epochs
         every = max(steps_per_epoch, int(total) // NUM_EVALUATIONS)
@@ -278,6 +284,7 @@ class _Run:
             eval_dataset=self._validation() if self.has_validation else None,
             compute_metrics=ranking.compute_metrics,
             preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
+            optimizer_cls_and_kwargs=rowwise_adamw(model, self.arguments),
             callbacks=[EarlyStoppingCallback(options.early_stopping_patience)] if stops_early else None,
         )
 

@@ -26,6 +26,10 @@ CHANGED = {
     "head_layer_norm": False,
     "head_transform": False,
     "reading": "both",
+    "training_loss": "gbce",
+    "num_negatives": 7,
+    "share_negatives": False,
+    "gbce_t": 0.5,
     "is_decoder": True,
     "use_cache": True,
     "pad_token_id": 22,
@@ -68,6 +72,9 @@ def test_a_whole_number_may_stand_for_a_share():
         ("position_origin", "first", "position_origin is 'first'; choose 'oldest' or 'newest'"),
         ("reading", "aloud", "reading is 'aloud'; choose 'masked', 'causal' or 'both'"),
         ("linear_initializer", "zero", "linear_initializer is 'zero'; choose 'normal' or 'xavier'"),
+        ("training_loss", "ce", "training_loss is 'ce'; choose one of softmax, sampled_softmax, gbce, bce"),
+        ("num_negatives", 0, "num_negatives is 0; give at least 1"),
+        ("gbce_t", 1.5, "gbce_t is 1.5; give a share between 0 and 1"),
         ("hidden_act", "glue", "hidden_act is 'glue'; choose one of gelu, "),
         ("vocab_size", 0, "vocab_size is 0; give at least 1"),
         ("hidden_size", 0, "hidden_size is 0; give at least 1"),
@@ -88,6 +95,13 @@ def test_a_whole_number_may_stand_for_a_share():
 def test_a_value_that_no_model_can_be_built_from_is_refused(field, value, message):
     with pytest.raises(StrictDataclassError, match=message):
         Bert4RecConfig(**{field: value})
+
+
+def test_a_sampled_loss_without_an_item_to_draw_is_refused():
+    with pytest.raises(
+        StrictDataclassError, match="'gbce' needs items to draw from, vocab_size is 3; give the number"
+    ):
+        Bert4RecConfig(vocab_size=3, pad_token_id=0, training_loss="gbce")
 
 
 def test_a_field_that_is_assigned_later_keeps_its_type():

@@ -19,9 +19,10 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 LEVELS = (
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window"},
-    {"item_embeddings", "item_head", "cpu_attention", "sequences", "data_collator"},
+    {"item_embeddings", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
+    {"item_head"},
     {"modeling_bert4rec"},
-    {"modeling_bert4rec_causal", "evaluation", "scoring"},
+    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
     | {"embedding", "run_folder"},
     {"training", "serving", "web", "comparison"},

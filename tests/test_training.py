@@ -95,8 +95,9 @@ def test_four_accumulated_batches_are_one_batch_of_four_times_the_size(data, tmp
     assert losses(tmp_path / "whole") == pytest.approx(losses(tmp_path / "parts"), abs=1e-5)
 
 
-def test_two_processes_train_and_validate_like_one(data, tmp_path):
-    options = TINY | NO_DROPOUT | {"num_train_epochs": 2, "load_best_model_at_end": False}
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+def test_two_processes_train_and_validate_like_one(data, tmp_path, loss):
+    options = TINY | NO_DROPOUT | {"training_loss": loss} | {"num_train_epochs": 2, "load_best_model_at_end": False}
     train(data, tmp_path / "one", per_device_train_batch_size=16, **options)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
     options["per_device_train_batch_size"] = 8
@@ -108,8 +109,13 @@ def test_two_processes_train_and_validate_like_one(data, tmp_path):
     assert validation(tmp_path / "one") == pytest.approx(validation(tmp_path / "two"), abs=1e-9)
 
 
-def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(data, tmp_path):
-    options = TINY | {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "eval_steps": 3}
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(data, tmp_path, loss):
+    options = (
+        TINY
+        | {"training_loss": loss, "num_negatives": 5}
+        | {"num_train_epochs": 3, "per_device_train_batch_size": 16, "save_steps": 3, "eval_steps": 3}
+    )
     options |= {"attention_probs_dropout_prob": 0.1, "learning_rate": 0.01, "early_stopping_patience": 3}
     train(data, tmp_path / "whole", **options)
     killed = in_a_process(data, tmp_path / "stopped", options, stop_at=8)  # an epoch has five steps
@@ -125,6 +131,21 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(da
     assert largest_difference(tmp_path / "whole", tmp_path / "stopped") == 0
     assert validation(tmp_path / "whole") == validation(tmp_path / "stopped")
     assert not partial.exists()
+
+
+def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend_on_it(data, tmp_path, monkeypatch):
+    options = TINY | {"max_steps": 1, "per_device_train_batch_size": 16}
+
+    def batch_size(run):
+        record = json.loads((tmp_path / run / "run.json").read_text())
+        return record["training_arguments"]["per_device_eval_batch_size"]
+
+    train(data, tmp_path / "default", **options)
+    monkeypatch.setattr("hf_bert4rec.training.SCORES_AT_ONCE", 4 * (data.num_items + 3))
+    train(data, tmp_path / "bounded", **options)
+    train(data, tmp_path / "given", **options, per_device_eval_batch_size=5)
+    assert [batch_size(run) for run in ("default", "bounded", "given")] == [256, 4, 5]
+    assert validation(tmp_path / "default") == pytest.approx(validation(tmp_path / "bounded"))
 
 
 def test_the_best_weights_are_kept_not_the_last(data, tmp_path):
@@ -159,6 +180,7 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"learning_rate": 0.003},
         {"seed": 1},
         {"bf16": True},
+        {"training_loss": "bce"},
     ],
     ids=str,
 )
