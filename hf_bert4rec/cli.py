@@ -22,8 +22,9 @@ from .demo import run_demo
 from .embedding import write_vectors
 from .evaluation import PROTOCOLS
 from .interactions import InteractionOptions, load_data, prepare
+from .recipes import RECIPES
 from .run_folder import load_run
-from .training import ARGUMENT_DEFAULTS, MODEL_DEFAULTS, SequenceOptions, option_fields, train
+from .training import RUN_DEFAULTS, SequenceOptions, option_fields, train
 
 BATCH_OF_LINES = 1024
 
@@ -121,14 +122,14 @@ def _add_train(parser: argparse.ArgumentParser, show_all: bool):
     )
     parser.add_argument("--help_all", action="help", help="list every field of transformers.TrainingArguments too")
     fields = option_fields()
-    add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=MODEL_DEFAULTS)
+    add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=RECIPES["default"])
     add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences")
     add_options(
         parser,
         TrainingArguments,
         fields[TrainingArguments],
         title="training (every field of transformers.TrainingArguments can be given)",
-        defaults=ARGUMENT_DEFAULTS,
+        defaults=RUN_DEFAULTS | RECIPES["default"],
         shown=None if show_all else COMMON_ARGUMENTS,
     )
     add_options(parser, InteractionOptions, fields[InteractionOptions], title="log (where LOG_OR_DATA is a log)")

@@ -31,6 +31,7 @@ from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .recipes import RECIPES
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, begin, finish, last_checkpoint
 from .sequences import EvaluationSequences, TrainingSequences
@@ -38,23 +39,9 @@ from .tokenization_bert4rec import Bert4RecTokenizer
 
 logger = logging.getLogger(__name__)
 
-
-MODEL_DEFAULTS = {
-    "norm_position": "pre",
-    "position_origin": "newest",
-    "embedding_layer_norm": False,
-    "linear_initializer": "xavier",
-    "hidden_dropout_prob": 0.1,
-}
-ARGUMENT_DEFAULTS = {
-    "num_train_epochs": 100,
-    "per_device_train_batch_size": 128,
+# What no recipe changes.
+RUN_DEFAULTS = {
     "per_device_eval_batch_size": 256,
-    "learning_rate": 2e-3,
-    "adam_beta2": 0.98,
-    "warmup_steps": 100,
-    "max_grad_norm": 5.0,
-    "lr_scheduler_type": "linear",
     "metric_for_best_model": "ndcg@10",
     "save_total_limit": 1,
     "restore_callback_states_from_checkpoint": True,
@@ -76,6 +63,10 @@ SCORES_AT_ONCE = 2**26
 class SequenceOptions:
     """What is hidden, which part of a long history is read, and when a run gives up; see [`DataCollatorForCloze`]."""
 
+    recipe: str = field(
+        default="default",
+        metadata={"help": f"Named set of defaults for model and training: {', '.join(RECIPES)}. Options given win."},
+    )
     mlm_probability: float = field(default=0.2, metadata={"help": "Share of items hidden in each sequence (rho)."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "Share of samples that hide only the last item."}
@@ -166,6 +157,10 @@ def train(
 
 def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
     """Options by the dataclass that declares them."""
+    recipe = options.get("recipe", "default")
+    if recipe not in RECIPES:
+        raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
+    options = RECIPES[recipe] | options
     declared = option_fields()
     chosen: dict[type, dict[str, Any]] = {owner: {} for owner in declared}
     for name, value in options.items():
@@ -186,7 +181,7 @@ def _training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArg
     has_accelerator = torch.accelerator.is_available()
     # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
     machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
-    values = ARGUMENT_DEFAULTS | FIXED_ARGUMENTS | machine | overrides
+    values = RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides
     return TrainingArguments(output_dir=str(partial), **values)
 
 
@@ -207,7 +202,7 @@ def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: b
 def _config(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:
     causal_probability = SequenceOptions(**chosen[SequenceOptions]).causal_probability
     reading = "masked" if causal_probability == 0 else "causal" if causal_probability == 1 else "both"
-    values = MODEL_DEFAULTS | {"reading": reading} | chosen[Bert4RecConfig]
+    values = {"reading": reading} | chosen[Bert4RecConfig]
     return Bert4RecConfig(vocab_size=num_items + FIRST_ITEM_TOKEN, **values)
 
 

@@ -21,8 +21,9 @@ from transformers import Trainer, TrainingArguments
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, DataCollatorForCloze, load_data, train
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
 from hf_bert4rec.evaluation import TrainerRanking
+from hf_bert4rec.recipes import RECIPES
 from hf_bert4rec.rowwise_adam import rowwise_adamw
-from hf_bert4rec.training import ARGUMENT_DEFAULTS, FIXED_ARGUMENTS, MODEL_DEFAULTS, SCORES_AT_ONCE
+from hf_bert4rec.training import FIXED_ARGUMENTS, RUN_DEFAULTS, SCORES_AT_ONCE, option_fields
 
 from .. import task as sizes
 from ..histories import Histories
@@ -48,15 +49,21 @@ class RandomHistories(torch.utils.data.Dataset):
         return {"input_ids": tokens, "row": row, "epoch": 0}
 
 
+def _defaults(owner: type) -> dict[str, Any]:
+    """What the default recipe says about one dataclass."""
+    return {name: value for name, value in RECIPES["default"].items() if name in option_fields()[owner]}
+
+
 def _trainer(task: Task, folder: str) -> Trainer:
     """The stock Trainer as `hf_bert4rec.train` builds it; ids are all that it needs of the items."""
     num_items, num_steps = task.variant["num_items"], WARMUP_STEPS + task.steps_of(0)
+    model_defaults, run_defaults = (_defaults(owner) for owner in (Bert4RecConfig, TrainingArguments))
     own = {"vocab_size": num_items + FIRST_ITEM_TOKEN, "max_position_embeddings": task.max_length}
-    model = Bert4RecForMaskedLM(Bert4RecConfig(**(MODEL_DEFAULTS | own | task.variant["loss"])))
+    model = Bert4RecForMaskedLM(Bert4RecConfig(**(model_defaults | own | task.variant["loss"])))
     own = {"per_device_eval_batch_size": max(1, min(256, SCORES_AT_ONCE // model.config.vocab_size))}
     own |= {"save_strategy": "no", "report_to": "none", "metric_for_best_model": None}
     arguments = TrainingArguments(
-        **(ARGUMENT_DEFAULTS | FIXED_ARGUMENTS | own),
+        **(RUN_DEFAULTS | run_defaults | FIXED_ARGUMENTS | own),
         output_dir=folder,
         max_steps=num_steps,
         disable_tqdm=True,

@@ -1,0 +1,96 @@
+"""
+Named sets of defaults for a whole run: what `train(recipe=...)` starts from; every option given beside it wins.
+
+*Source:* `paper`: Sun et al. (CIKM 2019), section 4.3, and the authors' code; `klenitskiy`: Klenitskiy & Vasilev, "Turning
+Dross Into Gold Loss: is BERT4Rec really better than SASRec?" (RecSys 2023); `rectools`: the BERT4Rec of RecTools' benchmarks;
+`sasrec`: Kang & McAuley (ICDM 2018) with the softmax over the catalogue of Klenitskiy & Vasilev.
+
+*Differences:* the item bias of the head, which `klenitskiy` and `rectools` do not have, stays; the authors' 400,000 steps of
+`paper` are a number of epochs, 200, which a user may raise.
+"""
+
+from typing import Any
+
+DEFAULT: dict[str, Any] = {
+    "norm_position": "pre",
+    "position_origin": "newest",
+    "embedding_layer_norm": False,
+    "linear_initializer": "xavier",
+    "hidden_dropout_prob": 0.1,
+    "num_train_epochs": 100,
+    "per_device_train_batch_size": 128,
+    "learning_rate": 2e-3,
+    "adam_beta2": 0.98,
+    "warmup_steps": 100,
+    "max_grad_norm": 5.0,
+    "lr_scheduler_type": "linear",
+}
+PAPER: dict[str, Any] = {
+    "norm_position": "post",
+    "position_origin": "oldest",
+    "embedding_layer_norm": True,
+    "linear_initializer": "normal",
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.2,
+    "mlm_probability": 0.2,
+    "last_item_probability": 0.1,
+    "num_train_epochs": 200,
+    "per_device_train_batch_size": 256,
+    "learning_rate": 1e-4,
+    "weight_decay": 0.01,
+    "warmup_steps": 100,
+    "max_grad_norm": 5.0,
+    "lr_scheduler_type": "linear",
+}
+KLENITSKIY: dict[str, Any] = PAPER | {
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+    "head_transform": False,
+    "last_item_probability": 0.0,
+    "window": "newest",
+    "per_device_train_batch_size": 128,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.0,
+    "warmup_steps": 0,
+    "lr_scheduler_type": "constant",
+}
+RECTOOLS: dict[str, Any] = KLENITSKIY | {
+    "norm_position": "pre",
+    "embedding_layer_norm": False,
+    "linear_initializer": "xavier",
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "max_position_embeddings": 100,
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.2,
+    "mlm_probability": 0.15,
+    "mask_replace_prob": 0.8,
+    "random_replace_prob": 0.1,
+}
+SASREC: dict[str, Any] = {
+    "causal_probability": 1.0,
+    "norm_position": "pre",
+    "position_origin": "newest",
+    "embedding_layer_norm": False,
+    "head_transform": False,
+    "linear_initializer": "xavier",
+    "hidden_act": "relu",
+    "num_attention_heads": 1,
+    "intermediate_size": 64,
+    "hidden_dropout_prob": 0.2,
+    "attention_probs_dropout_prob": 0.2,
+    "window": "newest",
+    "num_train_epochs": 100,
+    "per_device_train_batch_size": 128,
+    "learning_rate": 1e-3,
+    "adam_beta2": 0.98,
+    "lr_scheduler_type": "constant",
+}
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": DEFAULT,
+    "paper": PAPER,
+    "klenitskiy": KLENITSKIY,
+    "rectools": RECTOOLS,
+    "sasrec": SASREC,
+}
