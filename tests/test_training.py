@@ -133,6 +133,16 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_weights_bit_for_bit(da
     assert not partial.exists()
 
 
+def test_a_sampled_loss_leaves_the_rows_alone_that_a_step_does_not_touch(data, tmp_path):
+    options = TINY | {"training_loss": "gbce", "num_negatives": 1, "max_steps": 1, "per_device_train_batch_size": 1}
+    items = []
+    for weight_decay in (0.0, 0.5):
+        run = train(data, tmp_path / str(weight_decay), **options, warmup_steps=0, weight_decay=weight_decay)
+        items.append(weights(run)["bert4rec.embeddings.word_embeddings.weight"][3:])
+    is_untouched = (items[0] == items[1]).all(1)
+    assert is_untouched.any() and not is_untouched.all()
+
+
 def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend_on_it(data, tmp_path, monkeypatch):
     options = TINY | {"max_steps": 1, "per_device_train_batch_size": 16}
 
