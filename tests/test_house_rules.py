@@ -22,7 +22,7 @@ LEVELS = (
     {"modeling_bert4rec", "sequences", "data_collator"},
     {"evaluation", "scoring"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
-    | {"embedding", "run_folder"},
+    | {"embedding", "run_folder", "answer_files"},
     {"training", "serving", "web", "comparison"},
     {"__init__"},
     {"command_options", "demo"},
