@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -16,6 +17,7 @@ from transformers import Pipeline, TrainingArguments, pipeline
 from transformers.utils import logging as transformers_logging
 
 from . import Bert4RecConfig
+from .answer_files import SUFFIXES, ParquetAnswers
 from .command_options import COMMON_ARGUMENTS, add_options
 from .comparison import check_vocabulary, compare
 from .demo import run_demo
@@ -160,7 +162,9 @@ def _add_recommend(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--data", metavar="DATA", help="prepared data that holds --user")
     parser.add_argument(
-        "--output_file", help="JSON lines, one for each line of --input_file (default: standard output)"
+        "--output_file",
+        help="JSON lines, or Parquet where it ends in .parquet: one row for each line of --input_file (default: standard "
+        "output)",
     )
     parser.add_argument("--top_k", type=int, default=10, help="items for each history (default: 10)")
     parser.add_argument("--keep_seen", action="store_true", help="recommend items of the history too")
@@ -259,9 +263,13 @@ def _recommend(
         loaded = load_data(data)
         check_vocabulary(tokenizer, loaded)
         history = loaded.item_ids.take(loaded.history(loaded.user_index(user))).to_pylist()
-    text = json.dumps(recommender(history, **options), ensure_ascii=False, indent=2) + "\n"
+    answer = recommender(history, **options)
+    text = json.dumps(answer, ensure_ascii=False, indent=2) + "\n"
     if output_file is None:
         print(text, end="")
+    elif Path(output_file).suffix in SUFFIXES:
+        with _whole(Path(output_file)) as partial, ParquetAnswers(partial, tokenizer) as answers:
+            answers.write([answer])
     else:
         _write_whole(Path(output_file), text)
 
@@ -271,35 +279,53 @@ def _stream(recommender: Pipeline, input_file: Path, output_file: str | None, op
     recommender([], **options)  # an option that cannot be used is found before the first line
     with input_file.open("rb") as lines:
         if output_file is None:
-            num_bad = _answer(recommender, lines, sys.stdout, options)
+            num_bad = _answer(recommender, lines, _lines_writer(sys.stdout), options)
+        elif Path(output_file).suffix in SUFFIXES:
+            with _whole(Path(output_file)) as partial, ParquetAnswers(partial, recommender.tokenizer) as answers:
+                num_bad = _answer(recommender, lines, answers.write, options)
         else:
-            target = Path(output_file)
-            partial = target.with_name(target.name + ".partial")
-            try:
-                with partial.open("w", encoding="utf-8") as out:
-                    num_bad = _answer(recommender, lines, out, options)
-                os.replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
+            with _whole(Path(output_file)) as partial, partial.open("w", encoding="utf-8") as out:
+                num_bad = _answer(recommender, lines, _lines_writer(out), options)
     if num_bad:
         print(f"{num_bad} bad lines were reported and skipped", file=sys.stderr)
 
 
-def _answer(recommender: Pipeline, lines: BinaryIO, out: TextIO, options: dict[str, Any]) -> int:
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the name of the file once all is written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _lines_writer(out: TextIO) -> Callable[[list[dict[str, Any]]], None]:
+    def write(answers: list[dict[str, Any]]):
+        out.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        out.flush()
+
+    return write
+
+
+def _answer(
+    recommender: Pipeline, lines: BinaryIO, write: Callable[[list[dict[str, Any]]], None], options: dict[str, Any]
+) -> int:
     """Write an answer for each line; returns the number of bad ones."""
     num_bad = 0
     for records in _batches(lines, recommender, options["unknown_items"]):
         good = [record for record in records if "error" not in record]
         found = iter(recommender([record["history"] for record in good], **options) if good else [])
+        answers = []
         for record in records:
             if "error" in record:
                 num_bad += 1
                 print(f"{lines.name} line {record['line']}: {record['error']}", file=sys.stderr)
-                answer = record
+                answers.append(record)
             else:
-                answer = record["keys"] | next(found)
-            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        out.flush()
+                answers.append(record["keys"] | next(found))
+        write(answers)
     return num_bad
 
 
@@ -354,6 +380,5 @@ def _demo(output_file: str | None, output_dir: str | None):
 
 def _write_whole(path: Path, text: str):
     """The file is whole or untouched."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with _whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")

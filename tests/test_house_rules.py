@@ -24,7 +24,7 @@ LEVELS = (
     {"modeling_bert4rec"},
     {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
-    | {"embedding", "run_folder"},
+    | {"embedding", "run_folder", "answer_files"},
     {"training", "serving", "web", "comparison"},
     {"__init__"},
     {"command_options", "demo"},

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_bert4rec.interactions import histories, load_data, preparation, prepare
-from hf_bert4rec.interactions.engine import Engine
+from hf_bert4rec.interactions.duckdb_engine import DuckDBEngine
 
 GOOD = "user_id,item_id,timestamp,rating\nu,a,1,5\nv,b,2,4\n"
 
@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path, interaction_log
         # A new one each time: the given one would keep the frames that it went through, and the engine in them.
         raise type(error)(*error.args)
 
-    monkeypatch.setattr(Engine, method, fail)
+    monkeypatch.setattr(DuckDBEngine, method, fail)
     match = f"no space left on device while writing {re.escape(str(tmp_path / 'data'))}"
     refused(tmp_path, interaction_log, match, OSError)
 

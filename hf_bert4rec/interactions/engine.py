@@ -1,81 +1,73 @@
 """
-The engine that reads, filters and sorts a log: DuckDB inside this process, spilling to disk beyond a memory limit.
+What the preparation asks of an engine. `duckdb_engine.py` works inside this process; `spark_engine.py` on a cluster.
 
-Everything that only DuckDB understands stands here, in how a log is read (`log.py`, `sources.py`, `tables.py`) and in
-`times.py`; the statements of `filters.py` and `preparation.py` are plain SQL.
-
-*Source:* DuckDB's settings `memory_limit`, `temp_directory` and `preserve_insertion_order`.
+The statements of `filters.py` and `preparation.py` are plain SQL, the same text for every engine. What only one engine
+understands stands in its own file. Text and rows in memory are read by DuckDB whatever the engine (`sources.py`), so
+that a fault in a log reads the same.
 """
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import duckdb
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    from .duckdb_engine import DuckDBEngine
 
 ENGINE_FILE = "engine.duckdb"
 SPILL_FOLDER = "spill"
+# Of what is written too: a Parquet file has a row group for each batch, so every engine must cut alike.
 NUM_ROWS_PER_BATCH = 1 << 14
 
 
-class Engine:
+class Engine(Protocol):
     """
-    A DuckDB connection whose tables live in one folder.
+    Runs the statements of the preparation over tables in one folder.
 
-    Args:
-        folder (`Path`): Where tables and the spilled parts of a sort are kept; of use only while the engine lives.
-        memory_limit (`str`): Memory of the engine, such as `"1GB"`. The process itself comes on top.
-        threads (`int`, *optional*): Number of threads; all cores by default.
-
-    Raises:
-        ValueError: If the limit or the number of threads is not one.
+    Attributes:
+        reader ([`DuckDBEngine`]): Reads text and rows in memory; of DuckDB the engine itself.
     """
 
-    def __init__(self, folder: Path, memory_limit: str, threads: int | None = None):
-        settings: dict[str, Any] = {"temp_directory": str(folder / SPILL_FOLDER), "memory_limit": memory_limit}
-        if threads is not None:
-            settings["threads"] = threads
-        try:
-            self.connection = duckdb.connect(str(folder / ENGINE_FILE), config=settings)
-        except (duckdb.ParserException, duckdb.InvalidInputException) as error:
-            raise ValueError(
-                f"memory_limit {memory_limit!r} is not an amount of memory such as '1GB': {first_line(error)}"
-            ) from None
-        # Times without an offset are UTC on every machine, and nothing appears on the terminal but what the caller prints.
-        self.connection.execute("set TimeZone = 'UTC'")
-        self.connection.execute("set enable_progress_bar = false")
-        # The file is thrown away: writing it out once more when it is closed would take most of the time of a small log.
-        self.connection.execute("pragma disable_checkpoint_on_shutdown")
+    @property
+    def reader(self) -> DuckDBEngine: ...
 
     def run(self, statement: str) -> None:
         """Run a statement for its effect."""
-        self.connection.execute(statement)
 
     def row(self, query: str) -> tuple[Any, ...]:
         """The first row of a query."""
-        # Not fetchone: a result that is not read to its end blocks the connection.
-        return self.connection.execute(query).fetchall()[0]
 
     def value(self, query: str) -> Any:
         """The first value of the first row of a query."""
-        return self.row(query)[0]
 
     def batches(self, query: str) -> Iterator[pa.RecordBatch]:
-        """The rows of a query, in order, a batch at a time."""
-        yield from self.connection.sql(query).to_arrow_reader(NUM_ROWS_PER_BATCH)
+        """The rows of a query, in order, `NUM_ROWS_PER_BATCH` at a time."""
 
-    def register(self, name: str, rows: pa.Table | pa.RecordBatchReader) -> None:
+    def register(self, name: str, rows: pa.Table) -> None:
         """Let queries read Arrow rows under a name."""
-        self.connection.register(name, rows)
+
+    def parquet_rows(self, paths: list[str]) -> str:
+        """What stands after `from` to read Parquet files: their columns, `file_index` and `file_row_number`."""
+
+    def microseconds(self, name: str) -> str:
+        """Microseconds since 1970 of a text column of dates, null where it is none; UTC without an offset."""
+
+    def nanoseconds(self, name: str) -> str:
+        """The integer in a column that a Parquet file calls a point in time in nanoseconds."""
+
+    def adopt(self, name: str) -> None:
+        """Let queries read a view of the reader under its own name."""
 
     def close(self) -> None:
         """Let go of the files."""
-        self.connection.close()
+
+    @staticmethod
+    def plain_errors(folder: Path, memory_limit: str) -> AbstractContextManager[None]:
+        """Turns what the engine and the disk may run into, whatever the log, into one line."""
 
 
 def literal(value: object) -> str:
@@ -83,32 +75,11 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
+def path_literal(path: str) -> str:
+    """A path for DuckDB's readers, which would otherwise take `*`, `?` and `[` for a pattern."""
+    return literal("".join(f"[{letter}]" if letter in "*?[" else letter for letter in path))
+
+
 def first_line(error: Exception) -> str:
     """What an error says in its first line."""
     return str(error).partition("\n")[0].strip()
-
-
-@contextmanager
-def plain_resource_errors(folder: Path, memory_limit: str) -> Iterator[None]:
-    """
-    Turns what the engine and the disk may run into, whatever the log, into one line.
-
-    Raises:
-        OSError: If the disk is full.
-        ValueError: If the engine's memory does not suffice, or if it fails otherwise.
-    """
-    full = f"no space left on device while writing {folder}: free some, or choose an output folder on another disk"
-    try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        if "temp_directory" in str(error) and "max_temp_directory_size" in str(error):
-            raise OSError(errno.ENOSPC, full) from None
-        raise ValueError(
-            f"memory_limit {memory_limit!r} is too small for this log ({first_line(error)}): raise it"
-        ) from None
-    except (duckdb.Error, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
-            raise OSError(errno.ENOSPC, full) from None
-        if isinstance(error, duckdb.Error):
-            raise ValueError(f"the log cannot be prepared ({first_line(error)}): check its files") from error
-        raise

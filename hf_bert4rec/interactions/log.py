@@ -1,7 +1,8 @@
 """
 From whatever a log is kept in to one relation of the engine: a column for each role, and the row in the log.
 
-Parquet is read where it lies, as often as a query needs it. Everything else is copied once into a table of the engine.
+Parquet is read where it lies, as often as a query needs it. Everything else is copied once into a table
+of the engine's reader.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import duckdb
 
 from .columns import KNOWN_NAMES, NO_COLUMN, choose_column, choose_event_columns, shown
+from .duckdb_engine import DuckDBEngine
 from .engine import Engine, first_line
 from .options import InteractionOptions
 from .sources import IDS, JsonSource, TextSource
@@ -34,7 +36,7 @@ class LoadedLog:
     Attributes:
         sources (`list`): What it was read from.
         columns (`dict[str, str]`): Name of the column that plays each role; a role without a column is absent.
-        kinds (`dict[str, str]`): `"text"`, `"integer"`, `"float"` or `"timestamp"` of each role.
+        kinds (`dict[str, str]`): `"text"`, `"integer"`, `"float"`, `"timestamp"` or `"nanosecond"` of each role.
         integers (`set[str]`): Roles that the engine holds as integers; integers of a text are digits to it.
         starts (`list[int]`): Row at which each source begins.
     """
@@ -117,13 +119,13 @@ def open_sources(engine: Engine, log: Any, settings: dict[str, Any], folder: Pat
     if isinstance(log, (str, os.PathLike)):
         log = [log]
     if not isinstance(log, Sequence) or not all(isinstance(path, (str, os.PathLike)) for path in log):
-        return [MemorySource(log, engine)]
+        return [MemorySource(log, engine.reader)]
     paths = [path for pattern in log for path in _matching(os.fspath(pattern))]
     if not paths:
         raise ValueError("the list of log files is empty: give at least one")
     suffixes = [Path(path.removesuffix(".gz")).suffix.lower() for path in paths]
     if all(suffix in PARQUET for suffix in suffixes):
-        return [ParquetSource(paths)]
+        return [ParquetSource(paths, engine)]
     if any(suffix in PARQUET for suffix in suffixes):
         raise ValueError(f"the log mixes Parquet with other files ({shown(paths)}): give files of one kind")
     return [
@@ -153,6 +155,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _load(engine: Engine, sources: list[Any], chosen: list[dict[str, int]], table: str) -> LoadedLog:
+    reader = engine.reader
     kinds = {role: sources[0].kind(role, position) for role, position in chosen[0].items()}
     columns = {role: sources[0].columns[position] for role, position in chosen[0].items()}
     loaded = LoadedLog(sources, columns, kinds, {role for role, kind in kinds.items() if kind == "integer"})
@@ -161,16 +164,17 @@ def _load(engine: Engine, sources: list[Any], chosen: list[dict[str, int]], tabl
         return loaded
     for source, positions in zip(sources, chosen, strict=True):
         into = f"insert into {table}_rows by name" if len(loaded.starts) > 1 else f"create temp table {table}_rows as"
-        _copy_rows(engine, source, positions, into)
-        loaded.starts.append(engine.value(f"select count(*) from {table}_rows"))
-    engine.run(f"create temp view {table} as select *, rowid as row_index from {table}_rows")
+        _copy_rows(reader, source, positions, into)
+        loaded.starts.append(reader.value(f"select count(*) from {table}_rows"))
+    reader.run(f"create temp view {table} as select *, rowid as row_index from {table}_rows")
     for role in IDS:
         if kinds.get(role) == "json":
-            kinds[role] = _json_id_kind(engine, loaded, table, role)
+            kinds[role] = _json_id_kind(reader, loaded, table, role)
+    engine.adopt(table)
     return loaded
 
 
-def _copy_rows(engine: Engine, source: Any, positions: dict[str, int], into: str) -> None:
+def _copy_rows(engine: DuckDBEngine, source: Any, positions: dict[str, int], into: str) -> None:
     try:
         engine.run(f"{into} {source.query(positions)}")
     except duckdb.OutOfMemoryException:
@@ -186,7 +190,7 @@ def _copy_rows(engine: Engine, source: Any, positions: dict[str, int], into: str
         engine.run(f"{into} {source.query(positions, is_strict=False)}")
 
 
-def _json_id_kind(engine: Engine, loaded: LoadedLog, table: str, role: str) -> str:
+def _json_id_kind(engine: DuckDBEngine, loaded: LoadedLog, table: str, role: str) -> str:
     """Ids of JSON lines are integers if every line says so."""
     num_integers, num_texts, wrong = engine.row(
         f"select count(*) filter ({role}_json in ('UBIGINT', 'BIGINT')), count(*) filter ({role}_json = 'VARCHAR'), "

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 CHOICES = {
+    "engine": ("duckdb", "spark"),
     "header": ("auto", "true", "false"),
     "items_header": ("auto", "true", "false"),
     "repeats": ("keep", "collapse"),
@@ -90,6 +91,11 @@ class InteractionOptions:
     )
     unknown_items: str = _option(
         "skip", "Events of items that a given vocabulary does not hold: 'skip' (counted in the report) or 'error'."
+    )
+    engine: str = _option(
+        "duckdb",
+        "What filters and sorts: 'duckdb' on this machine, or 'spark' where a log outgrows one (pip install "
+        "'hf_bert4rec[spark]'; needs Java 17).",
     )
     memory_limit: str = _option(
         "1GB",

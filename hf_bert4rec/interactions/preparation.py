@@ -19,7 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from .engine import ENGINE_FILE, SPILL_FOLDER, Engine, plain_resource_errors
+from .duckdb_engine import DuckDBEngine
+from .engine import ENGINE_FILE, SPILL_FOLDER, Engine
 from .filters import FilteredLog, collapse_repeats, drop_unknown_items, keep_core, key_log, time_cuts
 from .histories import (
     DATA_FILES,
@@ -33,6 +34,9 @@ from .histories import (
 )
 from .log import LoadedLog, load_events, load_titles
 from .options import InteractionOptions, with_overrides
+from .spark_engine import SparkEngine
+
+ENGINES: dict[str, Any] = {"duckdb": DuckDBEngine, "spark": SparkEngine}
 
 
 def prepare(
@@ -87,10 +91,11 @@ def prepare(
     folder = Path(output_dir)
     partial = _claim(folder, overwrite)
     engine = None
+    make_engine = ENGINES[options.engine]
     try:
-        with plain_resource_errors(folder, options.memory_limit):
+        with make_engine.plain_errors(folder, options.memory_limit):
             partial.mkdir(parents=True)
-            engine = Engine(partial, options.memory_limit, options.threads)
+            engine = make_engine(partial, options.memory_limit, options.threads)
             metadata = _write(engine, partial, options, (log, vocabulary, items))
             engine.close()
             for path in partial.iterdir():

@@ -3,7 +3,8 @@ One class per kind of log in text: delimited columns, and JSON lines. `tables.py
 
 Every source has
 - `name`, `columns` (their names), and `first_record` (the fields of the first line where no header names the columns);
-- `kind(role, position)`: `"text"`, `"integer"`, `"float"` or `"timestamp"`; `"json"` for ids that say what they are;
+- `kind(role, position)`: `"text"`, `"integer"`, `"float"`, `"timestamp"` or `"nanosecond"`; `"json"` for ids that say
+  what they are;
 - `query(chosen)`: a select of one expression per role, `user_value` for the user and so on, in the order of the log;
 - `place(row)`: where a person finds the row with this index;
 - `fault()`: one line on what in the file cannot be read, or `None`.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import text
-from .engine import literal
+from .engine import literal, path_literal
 
 IDS = ("user", "item")
 
@@ -31,11 +32,6 @@ IDS = ("user", "item")
 def identifier(name: str) -> str:
     """A quoted name of SQL."""
     return '"' + name.replace('"', '""') + '"'
-
-
-def path_literal(path: str) -> str:
-    """A path for the engine's readers, which would otherwise take `*`, `?` and `[` for a pattern."""
-    return literal("".join(f"[{letter}]" if letter in "*?[" else letter for letter in path))
 
 
 class TextSource:

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .duckdb_engine import DuckDBEngine
 from .engine import Engine, first_line
-from .sources import IDS, identifier, path_literal
+from .sources import IDS, identifier
 
 NUM_ROWS_PER_CHUNK = 1 << 16
 REGISTERED = "given_rows"
@@ -29,6 +30,7 @@ class ParquetSource:
 
     Args:
         paths (`list[str]`): The files, in the order of the log.
+        engine (`Engine`): Reads them, where they lie.
 
     Raises:
         ValueError: If one of them is not a Parquet file.
@@ -36,8 +38,8 @@ class ParquetSource:
 
     first_record = None
 
-    def __init__(self, paths: list[str]):
-        self.paths = paths
+    def __init__(self, paths: list[str], engine: Engine):
+        self.paths, self._engine = paths, engine
         self.name = paths[0]
         self._schemas: list[pa.Schema] = []
         # The row of a log of several files: number of the file times this, plus number of the row in the file.
@@ -67,15 +69,15 @@ class ParquetSource:
 
     def query(self, chosen: dict[str, int]) -> str:
         selected = [
-            engine_column(role, identifier(self.columns[position]), self._schemas[0].field(position).type)
+            engine_column(
+                self._engine, role, identifier(self.columns[position]), self._schemas[0].field(position).type
+            )
             for role, position in chosen.items()
         ]
-        paths = ", ".join(path_literal(path) for path in self.paths)
         # 32 bits where that suffices: the row is a sort key, and a narrow one halves the time of the sort.
         width = "integer" if len(self.paths) * self._num_rows_per_file < 1 << 31 else "bigint"
         row = f"cast(file_index * {self._num_rows_per_file} + file_row_number as {width}) as row_index"
-        options = "binary_as_string = true, file_row_number = true"
-        return f"select {', '.join(selected)}, {row} from read_parquet([{paths}], {options})"
+        return f"select {', '.join(selected)}, {row} from {self._engine.parquet_rows(self.paths)}"
 
     def place(self, row: int) -> str:
         file, number = divmod(row, self._num_rows_per_file)
@@ -91,7 +93,7 @@ class MemorySource:
 
     Args:
         rows: The table, frame or data set.
-        engine (`Engine`): Where the rows are made known.
+        engine ([`DuckDBEngine`]): Where the rows are made known.
 
     Raises:
         ValueError: If it is anything else.
@@ -99,7 +101,7 @@ class MemorySource:
 
     first_record = None
 
-    def __init__(self, rows: Any, engine: Engine):
+    def __init__(self, rows: Any, engine: DuckDBEngine):
         self._rows, self._engine = rows, engine
         self._library = type(rows).__module__.partition(".")[0]
         self._arrays: dict[int, pa.ChunkedArray] = {}
@@ -122,7 +124,8 @@ class MemorySource:
     def query(self, chosen: dict[str, int]) -> str:
         types = {role: self._type(position) for role, position in chosen.items()}
         self._engine.register(REGISTERED, self._reader(chosen, types))
-        return f"select {', '.join(engine_column(role, role, types[role]) for role in chosen)} from {REGISTERED}"
+        selected = [engine_column(self._engine, role, role, types[role]) for role in chosen]
+        return f"select {', '.join(selected)} from {REGISTERED}"
 
     def place(self, row: int) -> str:
         return f"{self.name}, row {row + 1}"
@@ -157,7 +160,7 @@ class MemorySource:
 
 def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
     """
-    `"text"`, `"integer"`, `"float"` or `"timestamp"`.
+    `"text"`, `"integer"`, `"float"`, `"timestamp"` or `"nanosecond"`.
 
     Raises:
         ValueError: If a column of this type cannot play the role.
@@ -180,20 +183,25 @@ def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
     if role in ("time", "rating") and (types.is_floating(column_type) or types.is_decimal(column_type)):
         return "float"
     if role == "time" and (types.is_timestamp(column_type) or types.is_date(column_type)):
-        return "timestamp"
+        return "nanosecond" if str(column_type).startswith("timestamp[ns") else "timestamp"
     raise ValueError(
         f"{column} holds {column_type} values, which are no {role}: choose another column or convert it first"
     )
 
 
-def engine_column(role: str, name: str, column_type: pa.DataType) -> str:
-    """A column in a type that the engine orders well: 64-bit integers, doubles, text; points in time as they are."""
+def engine_column(engine: Engine, role: str, name: str, column_type: pa.DataType) -> str:
+    """
+    A column in a type that the engine orders well: 64-bit integers, doubles, text; points in time as they are, but
+    nanoseconds, which not every engine has, as integers.
+    """
     kind = column_kind(role, column_type, name)
-    target = {"text": "string", "integer": "bigint", "float": "double", "timestamp": ""}[kind]
+    target = {"text": "string", "integer": "bigint", "float": "double"}.get(kind, "")
+    if kind == "nanosecond":
+        name = engine.nanoseconds(name)
     if role == "title":
         target = "string"
     elif kind == "integer" and column_type == pa.uint64():
-        target = "hugeint"
+        target = "decimal(20, 0)"
     return f"cast({name} as {target}) as {role}_value" if target else f"{name} as {role}_value"
 
 

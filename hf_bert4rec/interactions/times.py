@@ -18,15 +18,12 @@ IS_FINITE = "between -1.7e308 and 1.7e308"
 # Kind: expression, condition. Casts would round "1.5" to 2 for an integer and take "infinity" for a date.
 WHOLE = "time_value not like '%.%' and time_value not like '%e%' and time_value not like '%E%'"
 DATED = "ltrim(time_value) between '0' and ':'"
-MICROSECONDS = "epoch_us(try_cast(time_value as timestamptz))"
 BELOW_MICROSECONDS = "rpad(regexp_extract(time_value, '[.][0-9]{6}([0-9]{1,3})', 1), 3, '0')"
-TEXT_KINDS = {
+NUMBER_KINDS = {
     "integer": ("try_cast(time_value as bigint)", WHOLE),
     "large integer": ("try_cast(time_value as decimal(38, 0))", WHOLE),
     "float": ("try_cast(time_value as double)", f"try_cast(time_value as double) {IS_FINITE}"),
-    "microsecond": (MICROSECONDS, DATED),
 }
-NANOSECONDS = f"cast({MICROSECONDS} as decimal(38, 0)) * 1000 + cast({BELOW_MICROSECONDS} as integer)"
 
 
 def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
@@ -45,13 +42,15 @@ def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
         _refuse(engine, log, engine.value(f"select min(row_index) from log where {wrong}"))
         return "time_value", kind
     first_wrong = []
-    for kind, (expression, condition) in TEXT_KINDS.items():
+    microseconds = engine.microseconds("time_value")
+    for kind, (expression, condition) in (NUMBER_KINDS | {"microsecond": (microseconds, DATED)}).items():
         wrong = f"time_value is null or {expression} is null or not ({condition})"
         first_wrong.append(engine.value(f"select min(row_index) from log where {wrong}"))
         if first_wrong[-1] is None:
-            digits = "select count(*) from log where regexp_extract(time_value, '[.][0-9]{7}') <> ''"
+            digits = "select count(*) from log where regexp_extract(time_value, '([.][0-9]{7})', 1) <> ''"
             if kind == "microsecond" and engine.value(digits):
-                return NANOSECONDS, "nanosecond"
+                whole = f"cast({microseconds} as decimal(38, 0)) * 1000"
+                return f"{whole} + cast({BELOW_MICROSECONDS} as integer)", "nanosecond"
             return expression, kind
     # What the column was meant to be is the kind that goes furthest.
     _refuse(engine, log, max(first_wrong))
@@ -60,8 +59,10 @@ def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
 
 def shown_time(value: str, kind: str) -> str:
     """A time of the engine, given as text, the way a person writes it."""
+    if kind == "float":
+        return repr(float(value))
     if kind not in ("microsecond", "nanosecond"):
-        return value
+        return value.removesuffix("+00")
     microseconds = int(value) // (1000 if kind == "nanosecond" else 1)
     return (EPOCH + datetime.timedelta(microseconds=microseconds)).isoformat() + "Z"
 
