@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from .ranking import top_k_items
 from .scoring import ModelScorer
 
 DEFAULT_BATCH_SIZE = 256
+# Histories are sorted by length within so many batches: read in batches of like length they need little padding.
+BATCHES_PER_GROUP = 16
 
 
 class NextItemRecommendationPipeline(Pipeline):
@@ -35,7 +37,8 @@ class NextItemRecommendationPipeline(Pipeline):
         denied_items (`list`, *optional*): These items are not recommended.
         unknown_items (`str`, *optional*, defaults to `"skip"`):
             `"skip"` leaves items out of a history that the model does not know and counts them; `"error"` refuses them.
-        batch_size (`int`, *optional*, defaults to 256): Histories read at a time.
+        batch_size (`int`, *optional*, defaults to 256):
+            Histories scored at a time. Of a stream 16 batches are read ahead and sorted by length; answers keep its order.
 
     Returns:
         For each history a `dict`: `recommendations`, a list of `dict` with `item_id` (in the type it came in), `title`
@@ -88,13 +91,28 @@ class NextItemRecommendationPipeline(Pipeline):
             inputs = inputs.tolist()
         if isinstance(inputs, (list, tuple)):
             if len(inputs) and all(isinstance(entry, (list, tuple, np.ndarray, dict)) for entry in inputs):
-                return super().__call__([_as_record(entry) for entry in inputs], *args, **kwargs)
+                return self._answers([_as_record(entry) for entry in inputs], *args, **kwargs)
             return super().__call__(_as_record(inputs), *args, **kwargs)
         if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
             raise ValueError(f"A history must be a list of item ids, found {inputs!r}; put the ids in a list.")
-        if not isinstance(inputs, (dict, types.GeneratorType)):
-            inputs = (entry for entry in inputs)  # a column of a data set, read row by row
-        return super().__call__(inputs, *args, **kwargs)
+        if isinstance(inputs, dict):
+            return super().__call__(inputs, *args, **kwargs)
+        return self._stream(iter(inputs), *args, **kwargs)
+
+    def _answers(self, records: list[dict[str, list]], *args, **kwargs) -> list[dict[str, Any]]:
+        """Answers in the order of the records, found in the order of their lengths."""
+        order = sorted(range(len(records)), key=lambda place: len(records[place]["history"]), reverse=True)
+        answers: list[dict[str, Any]] = [{}] * len(records)
+        found = super().__call__([records[place] for place in order], *args, **kwargs)
+        for place, answer in zip(order, found, strict=True):
+            answers[place] = answer
+        return answers
+
+    def _stream(self, histories: Iterator[Any], *args, **kwargs) -> Iterator[dict[str, Any]]:
+        """Answers one by one, a group of histories in memory at a time."""
+        group_size = BATCHES_PER_GROUP * (kwargs.get("batch_size") or self._batch_size or DEFAULT_BATCH_SIZE)
+        while group := list(itertools.islice(histories, group_size)):
+            yield from self._answers([_as_record(entry) for entry in group], *args, **kwargs)
 
     def preprocess(self, inputs: dict | Sequence, unknown_items: str = "skip") -> dict[str, Any]:
         history = _as_record(inputs)["history"]

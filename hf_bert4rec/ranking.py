@@ -26,6 +26,8 @@ TokenLists = np.ndarray | torch.Tensor | Sequence[Any]
 Slices = list[tuple[int, int]]
 
 DEFAULT_SLICE_SIZE = 131_072
+# Lists are found in one sweep: slices whose scores stay in the cache (8 MiB for 256 users) take half the time.
+TOP_K_SLICE_SIZE = 8192
 _ELEMENTS_AT_ONCE = 1_000_000
 _NAN_MESSAGE = (
     "A score is NaN, so nothing can be ranked: look for a diverged training or a division by zero in the scorer."
@@ -166,7 +168,7 @@ def top_k_items(
     allowed: TokenLists | None = None,
     denied: TokenLists | None = None,
     first_item: int = 3,
-    slice_size: int = DEFAULT_SLICE_SIZE,
+    slice_size: int = TOP_K_SLICE_SIZE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     r"""
     The k best items of each row, best first; of equal scores the lower token comes first, whatever the slice size.
@@ -175,12 +177,13 @@ def top_k_items(
         score_items (`Callable`): What a [`Scorer`] returned for this batch. An item that it scores `-inf` is never
             listed.
         k (`int`): Length of the lists.
-        vocab_size (`int`): Number of tokens, special tokens included. seen (sequence of 1-D token arrays, *optional*):
-            Per row, tokens that are forbidden. allowed (1-D token array, or a sequence of them, *optional*): The only
-            tokens that may be listed, for all rows or per row. denied (1-D token array, or a sequence of them,
-            *optional*): Tokens that may not be listed, for all rows or per row.
+        vocab_size (`int`): Number of tokens, special tokens included.
+        seen (sequence of 1-D token arrays, *optional*): Per row, tokens that are forbidden.
+        allowed (1-D token array, or a sequence of them, *optional*):
+            The only tokens that may be listed, for all rows or per row.
+        denied (1-D token array, or a sequence of them, *optional*): Tokens that may not be listed, for all rows or per row.
         first_item (`int`, *optional*, defaults to 3): Tokens below it are special and never listed.
-        slice_size (`int`, *optional*, defaults to 131072): Items scored at once.
+        slice_size (`int`, *optional*, defaults to 8192): Items scored at once.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: tokens (int64) and scores (float32), both of shape `(batch_size, k)`.

@@ -1,11 +1,10 @@
 """
 Raw item ids to token ids and back: one item is one token, a user's history is a sequence of tokens.
 
-*Source:* "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer" (Sun et
-al., CIKM 2019), section 3: items are looked up in one table that also holds the mask token.
+*Source:* Sun et al., "BERT4Rec" (CIKM 2019), section 3: items are looked up in one table that also holds the mask token.
 
-*Differences:* padding is token 0 and unknown items have a token of their own. A tokenizer for language cuts text into
-words; here an id is one word whatever it holds (spaces, any Unicode, the text of a special token), never normalised.
+*Differences:* padding is token 0 and unknown items have a token of their own. An id is one word whatever it holds (spaces,
+any Unicode, the text of a special token), never normalised.
 """
 
 from __future__ import annotations
@@ -71,9 +70,9 @@ class Bert4RecTokenizer(TokenizersBackend):
     _tokenizer: Any
     _titles: dict[ItemId, str] | None = None
     _item_ids: list[ItemId] | None = None
+    _special_ids: set[int] | None = None
 
-    # Without an __init__ of its own the class would build a BPE model from `vocab`, know no special tokens when it is
-    # built from a file of the tokenizers library, and have no place where the titles are read.
+    # The inherited one would build a BPE model, know no special tokens of a tokenizers file, and read no titles.
     def __init__(
         self,
         vocab: Mapping[str, int] | Sequence[Any] | str | None = None,
@@ -157,9 +156,8 @@ class Bert4RecTokenizer(TokenizersBackend):
     def item_ids(self) -> list[ItemId]:
         """`list`: Raw ids of all items in token order, in the type they came in. Not a copy: leave it unchanged."""
         if self._item_ids is None:
-            special = self._special_token_ids()
-            texts = [self._tokenizer.id_to_token(token) for token in range(len(self)) if token not in special]
-            self._item_ids = list(map(self._raw_id, texts))
+            tokens = [token for token in range(len(self)) if token not in self._special_token_ids()]
+            self._item_ids = [self._raw_id(self._tokenizer.id_to_token(token)) for token in tokens]
         return self._item_ids
 
     @property
@@ -198,12 +196,12 @@ class Bert4RecTokenizer(TokenizersBackend):
         if unknown not in ("skip", "error"):
             raise ValueError(f"unknown must be 'skip' or 'error', found {unknown!r}; choose one of the two")
         raw_ids, special = _as_list(history, "a history"), self._special_token_ids()
-        tokens = list(map(self._tokenizer.token_to_id, _texts(raw_ids, "a history")))
+        tokens = map(self._tokenizer.token_to_id, _texts(raw_ids, "a history"))
         tokens = [None if token in special else token for token in tokens]
         unknown_ids = [raw_id for raw_id, token in zip(raw_ids, tokens, strict=True) if token is None]
         if unknown_ids and unknown == "error":
-            found = f"{unknown_ids[0]!r}; leave it out or use unknown='skip'"
-            raise ValueError(f"a history must hold items of the vocabulary only, found {found}")
+            advice = f"found {unknown_ids[0]!r}; leave it out or use unknown='skip'"
+            raise ValueError("a history must hold items of the vocabulary only, " + advice)
         return [token for token in tokens if token is not None], unknown_ids
 
     def decode_items(self, token_ids: Iterable[int]) -> list[ItemId]:
@@ -266,7 +264,7 @@ class Bert4RecTokenizer(TokenizersBackend):
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
         # The base class keeps added tokens beside the vocabulary and finds them inside longer ids; here they enter it.
-        self._item_ids = None
+        self._item_ids = self._special_ids = None
         texts = dict.fromkeys(str(token) for token in new_tokens)
         new_texts = [text for text in texts if text and self._tokenizer.token_to_id(text) is None]
         if new_texts:
@@ -279,7 +277,9 @@ class Bert4RecTokenizer(TokenizersBackend):
         return len(new_texts)
 
     def _special_token_ids(self) -> set[int]:
-        return {token_id for token_id, token in self.added_tokens_decoder.items() if token.special}
+        if self._special_ids is None:
+            self._special_ids = {token_id for token_id, token in self.added_tokens_decoder.items() if token.special}
+        return self._special_ids
 
     def _raw_id(self, text: str) -> ItemId:
         return int(text) if self.item_id_type == "int" and INTEGER_TEXT.fullmatch(text) else text

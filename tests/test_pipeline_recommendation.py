@@ -65,7 +65,7 @@ def test_one_by_one_batched_streamed_and_from_a_column_are_the_same(recommend):
             close(one, other)
 
 
-def test_a_stream_is_not_read_further_than_its_answers(recommend):
+def test_a_stream_is_read_sixteen_batches_ahead_and_no_further(recommend):
     read = []
 
     def histories():
@@ -73,8 +73,21 @@ def test_a_stream_is_not_read_further_than_its_answers(recommend):
             read.append(number)
             yield ["item 1"]
 
-    next(iter(recommend(histories(), batch_size=4)))
-    assert len(read) <= 8
+    answers = iter(recommend(histories(), batch_size=2))
+    assert not read
+    next(answers)
+    assert len(read) == 16 * 2
+
+
+def test_answers_keep_the_order_of_histories_of_all_lengths(recommend):
+    histories = [["item 1", "item 2", "item 3"][: 1 + place * 7 % 3] for place in range(50)]
+    alone = [recommend(history, top_k=3) for history in histories[:3]]
+    for inputs in (histories, (history for history in histories)):
+        answers = list(recommend(inputs, top_k=3, batch_size=4))
+        assert len(answers) == 50
+        for place, answer in enumerate(answers):
+            found, expected = answer["recommendations"], alone[place % 3]["recommendations"]
+            assert [entry["item_id"] for entry in found] == [entry["item_id"] for entry in expected]
 
 
 def test_seen_items_are_left_out_unless_asked_for(recommend):
