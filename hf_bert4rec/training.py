@@ -4,8 +4,8 @@ One run: configuration, model, data sets, collator, metrics and the stock `Train
 *Source:* the paper's objective (Sun et al., CIKM 2019) with the pre-norm blocks and full softmax of its strongest
 reproductions (Klenitskiy & Vasilev 2023; RecTools).
 
-*Differences from the paper:* positions are counted from the newest event, one random window of each history per epoch,
-a higher learning rate, and the model is chosen by validation NDCG@10.
+*Differences from the paper:* see `recipes.py`; by default half of the samples are read causally, positions are counted from
+the newest event, there is one random window of each history per epoch, and the model is chosen by validation NDCG@10.
 """
 
 from __future__ import annotations

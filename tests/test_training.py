@@ -183,7 +183,7 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"mask_replace_prob": 0.5},
         {"mask_replace_prob": 0.5, "random_replace_prob": 0.5},
         {"window": "newest"},
-        {"causal_probability": 0.5},
+        {"causal_probability": 0.0},
         {"causal_probability": 1.0},
         {"norm_position": "post"},
         {"position_origin": "oldest"},

@@ -65,6 +65,7 @@ class Ours(Launcher):
             max_position_embeddings=self.task.max_length,
             mlm_probability=sizes.MLM_PROBABILITY,
             last_item_probability=0.0,  # the others hide rho of every sequence
+            causal_probability=0.0,
             per_device_train_batch_size=sizes.BATCH_SIZE,
             learning_rate=sizes.LEARNING_RATE,
             max_steps=num_steps,
