@@ -19,6 +19,9 @@ import torch
 
 from .ranking import ScoreItems
 
+# Pairs are counted in blocks: a sort of all would take ten times the memory of the events.
+EVENTS_AT_ONCE = 1 << 20
+
 
 class Popularity:
     r"""
@@ -39,7 +42,7 @@ class Popularity:
 
     def __init__(self, events: np.ndarray, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self.counts = torch.from_numpy(_counts(events, vocab_size)).float()
+        self.counts = torch.from_numpy(count_items(events, vocab_size)).float()
 
     def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> ScoreItems:
         r"""
@@ -77,14 +80,10 @@ class Markov:
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(events) or (np.diff(offsets) < 0).any():
             raise ValueError(f"Offsets do not cover the {len(events)} events: they must rise from 0 to that number.")
         self.vocab_size = vocab_size
-        distinct, places = np.unique(_counts(events, vocab_size), return_inverse=True)
+        distinct, places = np.unique(count_items(events, vocab_size), return_inverse=True)
         places = places + (distinct[0] > 0)  # place 0 is that of no events at all
         self.popularity = torch.from_numpy(places / (places.max() + 1)).float()
-        inside = np.ones(max(len(events) - 1, 0), dtype=bool)
-        borders = offsets[1:-1]
-        inside[borders[(borders > 0) & (borders < len(events))] - 1] = False
-        keys = events[:-1][inside].astype(np.int64) * vocab_size + events[1:][inside]
-        keys, counts = np.unique(keys, return_counts=True)
+        keys, counts = _count_transitions(events, offsets, vocab_size)
         self.starts = np.searchsorted(keys, np.arange(vocab_size + 1) * vocab_size)  # (vocab_size + 1,)
         self.next_items = keys % vocab_size  # (num_transitions,)
         self.counts = counts.astype(np.float32)  # (num_transitions,)
@@ -109,9 +108,56 @@ class Markov:
         return score_items
 
 
-def _counts(events: np.ndarray, vocab_size: int) -> np.ndarray:
+def count_items(events: np.ndarray, vocab_size: int) -> np.ndarray:
+    r"""
+    Number of events of each token, counted in flat memory.
+
+    Args:
+        events (integer `np.ndarray` of shape `(num_events,)`): Item tokens.
+        vocab_size (`int`): Number of tokens, special tokens included.
+
+    Returns:
+        `np.ndarray` of shape `(vocab_size,)`, int64.
+
+    Raises:
+        ValueError: If a token is not between 0 and `vocab_size - 1`.
+
+    Example:
+        >>> count_items(np.array([3, 4, 4]), vocab_size=6)
+        array([0, 0, 0, 1, 2, 0])
+    """
     events = np.asarray(events)
     if len(events) and not 0 <= events.min() <= events.max() < vocab_size:
         found = events.min() if events.min() < 0 else events.max()
         raise ValueError(f"Token {found} is outside the vocabulary: give tokens between 0 and {vocab_size - 1}.")
-    return np.bincount(events, minlength=vocab_size)
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(events), EVENTS_AT_ONCE):
+        counts += np.bincount(events[start : start + EVENTS_AT_ONCE], minlength=vocab_size)
+    return counts
+
+
+def _count_transitions(events: np.ndarray, offsets: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs (item, next item) of all histories as sorted keys `item * vocab_size + next item`, and their counts."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    borders = offsets[1:-1]
+    for start in range(0, max(len(events) - 1, 0), EVENTS_AT_ONCE):
+        items = events[start : start + EVENTS_AT_ONCE + 1].astype(np.int64)
+        inside = np.ones(len(items) - 1, dtype=bool)
+        first, last = np.searchsorted(borders, [start + 1, start + len(items)])
+        inside[borders[first:last] - 1 - start] = False
+        parts.append(np.unique((items[:-1] * vocab_size + items[1:])[inside], return_counts=True))
+        # Only parts of like size are merged, so that a pair is copied a few times and not once for each block.
+        while len(parts) > 1 and len(parts[-2][0]) <= 2 * len(parts[-1][0]):
+            parts[-2:] = [_merged(parts[-2:])]
+    return _merged(parts)
+
+
+def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    if len(parts) == 1:
+        return parts[0]
+    keys = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in parts)])
+    counts = np.concatenate([np.empty(0, np.int64), *(counts for _, counts in parts)])
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    starts = np.flatnonzero(np.diff(keys, prepend=-1))
+    return keys[starts], np.add.reduceat(counts[order], starts) if len(starts) else counts

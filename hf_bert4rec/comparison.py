@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
-from .baselines import Markov, Popularity
+from .baselines import Markov, Popularity, count_items
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .evaluation import evaluate
 from .interactions import InteractionData
@@ -67,7 +65,7 @@ def compare(
     return evaluate(
         scorers,
         EvaluationSequences(data, split=split),
-        np.bincount(events, minlength=vocab_size),
+        count_items(events, vocab_size),
         protocol=protocol,
         batch_size=batch_size,
         seed=seed,

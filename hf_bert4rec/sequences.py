@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Rows are sorted by length within groups of this many batches: long enough that a batch holds like lengths, short enough
 # that the groups, drawn anew each epoch, keep the order random.
 BATCHES_PER_GROUP = 8
+# Users whose training events are copied at a time.
+USERS_AT_ONCE = 1 << 14
 
 
 class TrainingSequences(torch.utils.data.Dataset):
@@ -149,10 +151,17 @@ def training_events(data: InteractionData) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         `tuple`: flat tokens (`np.int32`) and offsets (`np.int64` of shape `(num_users + 1,)`).
     """
-    # One byte per event: +1 where a user's held-out events begin, -1 where they end.
-    changes = np.zeros(data.num_events + 1, dtype=np.int8)
-    np.add.at(changes, data.offsets[:-1] + data.train_end, 1)
-    np.subtract.at(changes, data.offsets[1:], 1)
-    is_training = np.cumsum(changes[:-1], dtype=np.int8) == 0
     offsets = np.concatenate([[0], np.cumsum(data.train_end)]).astype(np.int64)
-    return data.events[is_training] + np.int32(FIRST_ITEM_TOKEN), offsets
+    tokens = np.empty(offsets[-1], dtype=np.int32)
+    for first in range(0, data.num_users, USERS_AT_ONCE):
+        users = slice(first, first + USERS_AT_ONCE)
+        starts, ends = data.offsets[:-1][users], data.offsets[1:][users]
+        # +1 where a user's held-out events begin, -1 where they end.
+        changes = np.zeros(ends[-1] - starts[0] + 1, dtype=np.int8)
+        np.add.at(changes, starts - starts[0] + data.train_end[users], 1)
+        np.subtract.at(changes, ends - starts[0], 1)
+        is_training = np.cumsum(changes[:-1], dtype=np.int8) == 0
+        places = slice(offsets[first], offsets[first + len(starts)])
+        tokens[places] = data.events[starts[0] : ends[-1]][is_training]
+        tokens[places] += FIRST_ITEM_TOKEN
+    return tokens, offsets

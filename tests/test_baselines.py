@@ -1,5 +1,6 @@
 """Popularity and Markov counts against naive loops, through the same ranking as every scorer."""
 
+import tracemalloc
 from collections import Counter
 from itertools import pairwise
 
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_bert4rec.baselines import Markov, Popularity
+from hf_bert4rec import baselines
+from hf_bert4rec.baselines import Markov, Popularity, count_items
 from hf_bert4rec.ranking import rank_targets, top_k_items
 
 histories_of_tokens = st.lists(st.lists(st.integers(3, 9), max_size=12), min_size=1, max_size=8)
@@ -118,3 +120,32 @@ def test_tokens_outside_the_vocabulary_are_named(token):
 def test_offsets_that_do_not_cover_the_events_are_refused(offsets):
     with pytest.raises(ValueError, match="Offsets do not cover the 2 events"):
         Markov(np.array([3, 4]), np.array(offsets), 6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(histories_of_tokens, st.integers(1, 9))
+def test_counting_in_blocks_is_counting_at_once(histories, block):
+    whole = Markov(*flat(histories), vocab_size=10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "EVENTS_AT_ONCE", block)
+        parts = Markov(*flat(histories), vocab_size=10)
+        counts = count_items(flat(histories)[0], 10)
+    for name in ("starts", "next_items", "counts", "popularity"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    assert counts.tolist() == [sum(history.count(item) for history in histories) for item in range(10)]
+
+
+def test_the_memory_of_counting_does_not_grow_with_the_events():
+    events = np.tile(np.arange(3, 1003, dtype=np.int32), 1000)
+    offsets = np.arange(0, len(events) + 1, 10)
+    baselines_need = []
+    for num_users in (len(offsets) // 4, len(offsets) - 1):
+        tracemalloc.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(baselines, "EVENTS_AT_ONCE", 1 << 14)
+            Markov(events[: offsets[num_users]], offsets[: num_users + 1], 1003)
+            count_items(events[: offsets[num_users]], 1003)
+        baselines_need.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Checking the offsets takes 9 bytes a user; four times the events are 3 megabytes more.
+    assert baselines_need[1] - baselines_need[0] < 1_000_000, baselines_need

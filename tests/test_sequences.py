@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_bert4rec import sequences as module
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
 from hf_bert4rec.interactions import prepare
 from hf_bert4rec.sequences import EvaluationSequences, TrainingSequences, training_events
@@ -223,3 +224,16 @@ def test_unknown_options_and_data_without_rows_are_refused():
         EvaluationSequences(data, split="train")
     with pytest.raises(ValueError, match="No user has a test target"):
         EvaluationSequences(interaction_data([1, 2]), split="test")
+
+
+@pytest.mark.parametrize("global_time", [False, True])
+@pytest.mark.parametrize("users_at_once", [1, 2, 3, 7, 100])
+def test_training_events_are_the_same_whatever_is_copied_at_a_time(monkeypatch, users_at_once, global_time):
+    data = interaction_data([3, 1, 4, 2, 9, 5, 6], global_time)
+    data.train_end[2] = 0
+    monkeypatch.setattr(module, "USERS_AT_ONCE", users_at_once)
+    events, offsets = training_events(data)
+    expected = [data.events[start : start + end] for start, end in zip(data.offsets[:-1], data.train_end, strict=True)]
+    assert events.tolist() == (np.concatenate(expected) + FIRST_ITEM_TOKEN).tolist()
+    assert events.dtype == np.int32 and events.max() < HELD_OUT
+    assert offsets.tolist() == [0, *np.cumsum([len(part) for part in expected])]
