@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Rows are sorted by length within groups of this many batches: long enough that a batch holds like lengths, short enough
 # that the groups, drawn anew each epoch, keep the order random.
-BATCHES_PER_GROUP = 8
+BATCHES_PER_GROUP = 32
 # Users whose training events are copied at a time.
 USERS_AT_ONCE = 1 << 14
 
