@@ -16,7 +16,7 @@ from hf_bert4rec.synthetic import SyntheticWorld
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--num_train_epochs", type=int, default=12)
+    parser.add_argument("--num_train_epochs", type=int, default=8)
     arguments = parser.parse_args()
 
     world = SyntheticWorld()

@@ -20,7 +20,7 @@ from .synthetic import SyntheticWorld
 from .training import train
 
 # The defaults of `train`, but stopped after the minute that a demo may take; validating each epoch would double it.
-TRAINING: dict[str, Any] = {"num_train_epochs": 16, "eval_steps": 376}
+TRAINING: dict[str, Any] = {"num_train_epochs": 8, "eval_steps": 376}
 NUM_EXAMPLES = 3
 TITLES_SHOWN = 5
 

@@ -11,6 +11,9 @@ import torch
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
 
+# Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64.
+TOKENS_AT_ONCE = 1 << 13
+
 
 class ModelScorer:
     r"""
@@ -40,9 +43,16 @@ class ModelScorer:
     def user_vectors(self, histories: list[np.ndarray]) -> torch.Tensor:
         """Vectors of shape `(num_histories, hidden_size)` in float32, see [`Bert4RecForMaskedLM.user_vectors`]."""
         self.model.eval()
-        batch = self.collator.ranking_batch(histories)
         device = self.model.device
-        return self.model.user_vectors(batch["input_ids"].to(device), batch["attention_mask"].to(device)).float()
+        longest = min(max(map(len, histories), default=0) + 1, cast(int, self.collator.max_length))
+        # On a GPU the whole batch at once; on a CPU what is computed along the way stays in the cache.
+        rows = max(1, TOKENS_AT_ONCE // longest) if device.type == "cpu" else len(histories)
+        vectors = []
+        for start in range(0, len(histories), rows):
+            batch = self.collator.ranking_batch(histories[start : start + rows])
+            inputs = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+            vectors.append(self.model.user_vectors(*inputs).float())  # (rows, hidden)
+        return torch.cat(vectors)
 
     def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> Callable[[int, int], torch.Tensor]:
         """`score_items(start, stop)` gives float32 scores of shape `(num_histories, stop - start)`."""
