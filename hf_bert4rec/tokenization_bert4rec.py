@@ -196,8 +196,8 @@ class Bert4RecTokenizer(TokenizersBackend):
         if unknown not in ("skip", "error"):
             raise ValueError(f"unknown must be 'skip' or 'error', found {unknown!r}; choose one of the two")
         raw_ids, special = _as_list(history, "a history"), self._special_token_ids()
-        tokens = map(self._tokenizer.token_to_id, _texts(raw_ids, "a history"))
-        tokens = [None if token in special else token for token in tokens]
+        found = map(self._tokenizer.token_to_id, _texts(raw_ids, "a history"))
+        tokens = [None if token in special else token for token in found]
         unknown_ids = [raw_id for raw_id, token in zip(raw_ids, tokens, strict=True) if token is None]
         if unknown_ids and unknown == "error":
             advice = f"found {unknown_ids[0]!r}; leave it out or use unknown='skip'"
