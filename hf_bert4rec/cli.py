@@ -28,7 +28,7 @@ from .recipes import RECIPES
 from .run_folder import load_run
 from .training import RUN_DEFAULTS, SequenceOptions, option_fields, train
 
-BATCH_OF_LINES = 4096
+BATCH_OF_LINES = 1024
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -80,5 +80,5 @@ def previous_events(is_event: torch.Tensor) -> torch.Tensor:
         tensor([[0, 1, 1, 2]])
     """
     columns = torch.arange(is_event.shape[1], device=is_event.device)  # (length,)
-    follows_event = torch.nn.functional.pad(is_event[:, :-1], (1, 0))
+    follows_event = is_event.roll(1, dims=1) & (columns > 0)
     return columns - follows_event.long()

@@ -5,9 +5,8 @@ BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transf
 (CIKM 2019), sections 3.2-3.5; blocks from `transformers.models.bert` (`norm_position="post"`) and
 `transformers.models.roberta_prelayernorm` (`"pre"`). Names of weights are BERT's, with `bert4rec.` for `bert.`.
 
-*Differences:* no segment embeddings; positions are counted from the attention mask, so that padding never moves an
-event; only positions that carry a label, or are asked for by `logits_to_keep`, are projected on the catalogue, and the
-last block works on them alone.
+*Differences:* no segment embeddings; positions are counted from the attention mask; only positions that carry a label, or
+are asked for by `logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
 """
 
 from typing import cast
@@ -320,23 +319,27 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if reading == "masked":
             outputs, hidden_states = self._encode(positions, **inputs)
             return outputs, transform(hidden_states)
-        is_event = event_mask(self.config.pad_token_id, **inputs)
-        slots = positions if positions is not None else torch.ones_like(is_event)
-        outputs, (hidden_states,) = self._encode_causally([(slots, previous_events(is_event))], **inputs)
+        columns = previous_events(event_mask(self.config.pad_token_id, **inputs))
+        outputs, (hidden_states,) = self._encode_causally([(positions, columns)], **inputs)
         vectors = transform(hidden_states)
         if reading == "both":
-            outputs, hidden_states = self._encode(slots, **inputs)
+            outputs, hidden_states = self._encode(positions, **inputs)
             # Scores are linear in the vector: its mean gives the mean of both log-probabilities, but for a constant.
             vectors = (vectors + transform(hidden_states)) / 2
-        return outputs, vectors if positions is not None else vectors.view(*slots.shape, -1)
+        return outputs, vectors
 
-    def _encode_causally(self, asked: list[tuple[torch.Tensor, torch.Tensor]], **inputs):
+    def _encode_causally(self, asked: list[tuple[torch.Tensor | None, torch.Tensor]], **inputs):
         """The causal encoder's output, and for each pair (slots, columns) the states at the columns of the true slots."""
-        needed = torch.zeros_like(asked[0][0])
-        places = [(slots.nonzero(as_tuple=True)[0], columns[slots]) for slots, columns in asked]
+        inputs["is_causal"] = True
+        if any(slots is None for slots, _ in asked):  # everywhere
+            outputs, hidden_states = self._encode(None, **inputs)
+            every = [hidden_states.gather(1, columns[..., None].expand_as(hidden_states)) for _, columns in asked]
+            return outputs, [e if slots is None else e[slots] for e, (slots, _) in zip(every, asked, strict=True)]
+        places = [(slots.nonzero(as_tuple=True)[0], columns[slots]) for slots, columns in asked if slots is not None]
+        needed = torch.zeros_like(asked[0][1], dtype=torch.bool)
         for rows, columns in places:
             needed[rows, columns] = True
-        outputs, hidden_states = self._encode(needed, **(inputs | {"is_causal": True}))
+        outputs, hidden_states = self._encode(needed, **inputs)
         index = needed.flatten().cumsum(0).view_as(needed) - 1
         return outputs, [hidden_states[index[rows, columns]] for rows, columns in places]
 

@@ -64,6 +64,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
             labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 As in every causal model of Transformers the tokens themselves, -100 where nothing is to be predicted: the
                 event before a label predicts it. The first label of a row has no event before it and is ignored.
+                `shift_labels` instead are the labels of the next events already.
 
         Returns:
             [`CausalLMOutput`]: `loss` where labels are given; `logits` of shape `(batch_size, sequence_length,
@@ -73,13 +74,14 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
         kwargs.pop("causal_rows", None)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
-        next_labels = None if labels is None else torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        next_labels = kwargs.pop("shift_labels", None)
+        if next_labels is None and labels is not None:
+            next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         if next_labels is not None and self.training:
             return self._causal_step(inputs, next_labels, num_items_in_batch, kwargs)
         wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.ndim == 2 else None
         is_event = event_mask(self.config.pad_token_id, **inputs)
-        slots = torch.ones_like(is_event) if wanted is None else wanted
-        asked = [(slots, self._predicting_columns(is_event, input_ids))]
+        asked = [(wanted, self._predicting_columns(is_event, input_ids))]
         if next_labels is not None:
             asked.append((next_labels.ne(-100), _own_columns(is_event)))
         outputs, hidden_states = self._encode_causally(asked, **inputs, **kwargs)
@@ -87,9 +89,9 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
         if next_labels is not None:
             vectors = self.cls.predictions.transform(hidden_states[1])
             loss = self.cls.loss(vectors, next_labels[next_labels.ne(-100)], num_items_in_batch)
-        vectors = self.cls.predictions.transform(hidden_states[0])  # (slots, hidden)
+        vectors = self.cls.predictions.transform(hidden_states[0])  # (wanted or (batch, length), hidden)
         if wanted is None:
-            vectors = slice_logits_to_keep(vectors.view(*slots.shape, -1), logits_to_keep)
+            vectors = slice_logits_to_keep(vectors, logits_to_keep)
         logits = self.cls.predictions.decoder(vectors)
         return CausalLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -112,11 +114,9 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
 
     def _item_vectors(self, positions: torch.Tensor | None, **inputs):
         is_event = event_mask(self.config.pad_token_id, **inputs)
-        slots = torch.ones_like(is_event) if positions is None else positions
         columns = self._predicting_columns(is_event, inputs.get("input_ids"))
-        outputs, (hidden_states,) = self._encode_causally([(slots, columns)], **inputs)
-        vectors = self.cls.predictions.transform(hidden_states)
-        return outputs, vectors if positions is not None else vectors.view(*slots.shape, -1)
+        outputs, (hidden_states,) = self._encode_causally([(positions, columns)], **inputs)
+        return outputs, self.cls.predictions.transform(hidden_states)
 
 
 def _own_columns(is_event: torch.Tensor) -> torch.Tensor:

@@ -53,6 +53,8 @@ def test_the_loss_is_that_of_each_next_item_in_training_and_evaluation(changes):
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
     )
     assert model(tokens, labels=labels).loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    shifted = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    assert model(tokens, shift_labels=shifted).loss.item() == pytest.approx(expected.item(), rel=1e-5)
     trained = model.train()(tokens, labels=labels)
     assert trained.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert trained.logits is None
