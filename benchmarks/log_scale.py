@@ -35,6 +35,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS_PER_CHUNK = 1 << 20
 EVENTS_PER_USER, EVENTS_PER_ITEM = 20, 50
 LEAST = 5
+# A process of no size in between: to Linux the peak of a process begins with the size of the one that started it.
+LAUNCHER = """
+import json, resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]))
+"""
 READERS = {
     "parquet": "read_parquet('{log}', file_row_number = true)",
     "csv": "read_csv('{log}', header = true, columns = {{'user_id': 'VARCHAR', 'item_id': 'VARCHAR', 'timestamp': 'BIGINT'}})",
@@ -135,15 +142,16 @@ def _keep_core(connection: duckdb.DuckDBPyConnection) -> int:
 def measured(command: list[str]) -> dict[str, float]:
     """Wall and CPU seconds and peak resident memory of a command, its import of Python packages included."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
+    launched = subprocess.run(
+        [sys.executable, "-S", "-c", LAUNCHER, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    code, cpu_seconds, peak_kilobytes = json.loads(launched.stdout)
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with code {code}")
     return {
         "wall_seconds": round(time.perf_counter() - start, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_gigabytes": round(usage.ru_maxrss / 1e6, 2),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "peak_gigabytes": round(peak_kilobytes * 1024 / 1e9, 2),
     }
 
 
