@@ -98,3 +98,13 @@ def test_equal_histories_are_scored_alike_and_others_are_not():
     scores = ModelScorer(tiny_model())(None, [np.array([5, 9]), np.array([5, 9]), np.array([9, 5])])(3, 23)
     torch.testing.assert_close(scores[0], scores[1])
     assert (scores[0] - scores[2]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("tokens_at_once", [1, 7, 20])
+def test_histories_read_a_few_at_a_time_give_the_same_vectors(monkeypatch, tokens_at_once):
+    scorer = ModelScorer(tiny_model())
+    expected = scorer.user_vectors(HISTORIES)
+    monkeypatch.setattr("hf_bert4rec.scoring.TOKENS_AT_ONCE", tokens_at_once)
+    found = scorer.user_vectors(HISTORIES)
+    assert found.shape == (4, 16)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
