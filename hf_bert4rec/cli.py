@@ -236,7 +236,7 @@ def metrics_table(results: dict[str, dict[str, Any]]) -> str:
         if "first_minus_this" in metrics:
             bounds = [metrics["first_minus_this"][name] for name in names]
             cells = [f"{low:+.4f} to {high:+.4f}" for low, high in bounds]
-            lines.append(f"{'  model better':<14}" + "".join(f"{cell:>26}" for cell in cells))
+            lines.append(f"{'  lead over it':<14}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)
 
 
