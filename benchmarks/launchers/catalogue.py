@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, DataCollatorForCloze, load_data, train
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, DataCollatorForCloze, load_data
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
 from hf_bert4rec.evaluation import TrainerRanking
 from hf_bert4rec.recipes import RECIPES
@@ -29,7 +29,7 @@ from .. import task as sizes
 from ..histories import Histories
 from ..measurement import StepClock, matrix_rate, peak_memory
 from ..task import WARMUP_STEPS, Task
-from .ours import prepared_data
+from .ours import prepared_data, train_with_defaults
 
 
 class RandomHistories(torch.utils.data.Dataset):
@@ -108,19 +108,7 @@ def measured_quality(task: Task) -> dict[str, Any]:
     """A training with the package's defaults but for the loss: its best validation, and what training and validating cost."""
     data = load_data(prepared_data(task, Histories.load(task.histories)))
     with tempfile.TemporaryDirectory() as folder, StepClock(sys.maxsize) as clock:
-        start = time.process_time()
-        run = train(
-            data,
-            Path(folder) / "run",
-            **task.variant["loss"],
-            max_position_embeddings=task.max_length,
-            num_train_epochs=task.variant["epochs"],
-            seed=task.variant["seed"],
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        seconds = time.process_time() - start
+        run, seconds = train_with_defaults(data, folder, task, **task.variant["loss"])
         record = json.loads((run / "run.json").read_text())
     validations = [entry for entry in record["log_history"] if "eval_ndcg@10" in entry]
     best = max(validations, key=lambda entry: entry["eval_ndcg@10"])

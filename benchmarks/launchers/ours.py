@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from transformers import pipeline
 
-from hf_bert4rec import load_data, train
+from hf_bert4rec import InteractionData, load_data, train
 from hf_bert4rec.ranking import top_k_items
 from hf_bert4rec.scoring import ModelScorer
 
@@ -35,6 +35,23 @@ def prepared_data(task: Task, histories: Histories) -> Path:
         command = [sys.executable, "-m", "hf_bert4rec", "prepare", str(log), "--output_dir", str(prepared)]
         subprocess.run([*command, "--time_column", "time", *keep_all], check=True)
     return prepared
+
+
+def train_with_defaults(data: InteractionData, folder: str, task: Task, **options: Any) -> tuple[Path, float]:
+    """A training with the package's defaults but for `options`; the run, and the CPU seconds that it took."""
+    start = time.process_time()
+    run = train(
+        data,
+        Path(folder) / "run",
+        max_position_embeddings=task.max_length,
+        num_train_epochs=task.variant["epochs"],
+        seed=task.variant["seed"],
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+        **options,
+    )
+    return run, time.process_time() - start
 
 
 class Ours(Launcher):
