@@ -22,8 +22,11 @@ from .command_options import COMMON_ARGUMENTS, add_options
 from .comparison import check_vocabulary, compare
 from .demo import run_demo
 from .embedding import write_vectors
-from .evaluation import PROTOCOLS
 from .interactions import InteractionOptions, load_data, prepare
+from .known_results import known_beside
+from .metrics_text import evaluation_text, known_table, metrics_table
+from .protocols import PROTOCOLS, comparability, read_metrics
+from .published_results import DATASETS
 from .recipes import RECIPES
 from .run_folder import load_run
 from .training import RUN_DEFAULTS, SequenceOptions, option_fields, train
@@ -40,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()  # of loading and saving; that of the training stays
     try:
-        function(**values)
+        return function(**values) or 0
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
         return 2
@@ -53,7 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"hf-bert4rec {command}: stopped; what is unfinished stays in .partial", file=sys.stderr)
         return 130
-    return 0
 
 
 def one_line(error: BaseException) -> str:
@@ -94,6 +96,10 @@ def build_parser(show_all: bool = False) -> argparse.ArgumentParser:
             "evaluate", "RUN --data DATA", _evaluate, "Metrics of a trained model beside popularity and Markov counts."
         )
     )
+    text = "Metrics of two evaluations side by side, or why they cannot be compared (then the exit code is 1)."
+    compare_metrics = command("compare-metrics", "METRICS METRICS", _compare_metrics, text)
+    for name in ("one", "other"):
+        compare_metrics.add_argument(name, metavar="METRICS", help="file that `evaluate --output_file` wrote")
     _add_recommend(
         command("recommend", "RUN --history ID ID ...", _recommend, "Next items for histories of item ids, as JSON.")
     )
@@ -145,7 +151,11 @@ def _add_evaluate(parser: argparse.ArgumentParser):
         "--protocol",
         choices=tuple(PROTOCOLS),
         default="full-catalogue",
-        help="which items compete (default: %(default)s)",
+        help="which items compete (default: %(default)s); "
+        + "; ".join(f"{name}: {protocol.description}" for name, protocol in PROTOCOLS.items()),
+    )
+    parser.add_argument(
+        "--dataset", choices=tuple(DATASETS), help="whose published figures to show (default: recognised by its sizes)"
     )
     parser.add_argument("--output_file", help="JSON with all metrics and their 95%% intervals")
     parser.add_argument("--batch_size", type=int, default=256, help="users scored at a time (default: 256)")
@@ -210,34 +220,33 @@ def _train(data: str, output_dir: str, overwrite: bool, **options: Any):
     print(f"Model written to {folder}")
 
 
-def _evaluate(run: str, data: str, split: str, protocol: str, output_file: str | None, **options: Any):
+def _evaluate(
+    *, run: str, data: str, split: str, protocol: str, dataset: str | None, output_file: str | None, **options: Any
+):
     model, tokenizer = load_run(run)
     loaded = load_data(data)
     check_vocabulary(tokenizer, loaded)
     result = compare(model, loaded, split=split, protocol=protocol, **options)
     if int(os.environ.get("RANK", "0")):
         return  # every process has the whole result; the first one reports
-    print(f"{result['protocol']}, {split}, {result['num_users']:,} users, cold targets {result['cold_targets']:.2%}")
-    print(metrics_table({name: value for name, value in result.items() if isinstance(value, dict)}))
+    print(evaluation_text(result))
+    beside = known_beside(result, dataset)
+    if beside is not None:
+        print(known_table(beside, result), flush=True)
+        for warning in beside.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     if output_file is not None:
         _write_whole(Path(output_file), json.dumps(result, indent=2) + "\n")
 
 
-def metrics_table(results: dict[str, dict[str, Any]]) -> str:
-    """Metrics side by side, one row each, with 95 % intervals where there are some."""
-    names = ("ndcg@10", "recall@10", "mrr")
-    lines = [f"{'':<14}" + "".join(f"{name:>26}" for name in names)]
-    for scorer, metrics in results.items():
-        cells = []
-        for name in names:
-            low, high = metrics.get("intervals", {}).get(name, (None, None))
-            cells.append(f"{metrics[name]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
-        lines.append(f"{scorer:<14}" + "".join(f"{cell:>26}" for cell in cells))
-        if "first_minus_this" in metrics:
-            bounds = [metrics["first_minus_this"][name] for name in names]
-            cells = [f"{low:+.4f} to {high:+.4f}" for low, high in bounds]
-            lines.append(f"{'  lead over it':<14}" + "".join(f"{cell:>26}" for cell in cells))
-    return "\n".join(lines)
+def _compare_metrics(one: str, other: str) -> int:
+    found = {path: read_metrics(path) for path in (one, other)}
+    reasons = comparability(found[one], found[other])
+    for reason in reasons:
+        print(f"not comparable: {reason}")
+    if not reasons:
+        print(metrics_table({path: metrics["model"] for path, metrics in found.items()}))
+    return int(bool(reasons))
 
 
 def _recommend(

@@ -14,6 +14,7 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .evaluation import evaluate
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .protocols import conditions
 from .ranking import Scorer
 from .scoring import ModelScorer
 from .sequences import EvaluationSequences, training_events
@@ -37,16 +38,17 @@ def compare(
         model ([`Bert4RecForMaskedLM`] or [`ranking.Scorer`]): What is evaluated.
         data ([`InteractionData`]): Prepared with the model's vocabulary.
         split (`str`, *optional*, defaults to `"test"`): `"validation"` or `"test"`.
-        protocol (`str`, *optional*, defaults to `"full-catalogue"`): See [`evaluation.PROTOCOLS`].
+        protocol (`str`, *optional*, defaults to `"full-catalogue"`): See [`protocols.PROTOCOLS`].
         batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
         others (mapping of name to [`ranking.Scorer`], *optional*): Further scorers to compare with.
 
     Returns:
-        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others.
+        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others, and
+        `conditions` ([`protocols.conditions`]) states what the figures are comparable with.
 
     Raises:
-        ValueError: If the catalogues differ in size, or split or protocol is unknown.
+        ValueError: If the catalogues differ in size, or split or protocol is unknown or unfit for the data.
     """
     scorer = ModelScorer(model) if isinstance(model, Bert4RecForMaskedLM) else model
     vocab_size = data.num_items + FIRST_ITEM_TOKEN
@@ -62,14 +64,11 @@ def compare(
         "markov": Markov(events, offsets, vocab_size),
         **(others or {}),
     }
-    return evaluate(
-        scorers,
-        EvaluationSequences(data, split=split),
-        count_items(events, vocab_size),
-        protocol=protocol,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    sequences, item_counts = EvaluationSequences(data, split=split), count_items(events, vocab_size)
+    facts = conditions(sequences, item_counts, protocol=protocol, seed=seed)
+    return evaluate(scorers, sequences, item_counts, protocol=protocol, batch_size=batch_size, seed=seed) | {
+        "conditions": facts
+    }
 
 
 def check_vocabulary(tokenizer: Bert4RecTokenizer, data: InteractionData):

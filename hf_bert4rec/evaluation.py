@@ -1,17 +1,12 @@
 """
 Any scorer over a split in flat memory, and the same ranks inside the stock `Trainer`.
 
-*Source:* full-catalogue leave-one-out as in Krichene & Rendle, "On Sampled Metrics for Item Recommendation" (KDD 2020);
-100 popular negatives as in Sun et al. (CIKM 2019), section 4.2.
-
-*Differences:* negatives are drawn by counts of the training part; the authors' code counted test events too, so that its
-numbers are not exactly comparable with `popularity-100` here.
+*Source:* that of the protocols, see `protocols.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,39 +16,14 @@ from accelerate.utils import gather_object
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
+from .protocols import Protocol, find_protocol
 from .randomness import uniform
-from .ranking import Scorer, rank_targets
+from .ranking import ScoreItems, Scorer, rank_targets
 
 if TYPE_CHECKING:
     from .sequences import EvaluationSequences
 
 CUTOFFS = (1, 5, 10, 20)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    r"""
-    Which items compete with the target.
-
-    Args:
-        name (`str`): The name that figures are published under.
-        filters_seen (`bool`): Whether items of the history are forbidden (the target itself never is).
-        num_negatives (`int`, *optional*): Rivals drawn for each user by popularity; `None`: the whole catalogue.
-    """
-
-    name: str
-    filters_seen: bool = True
-    num_negatives: int | None = None
-
-
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("full-catalogue"),
-        Protocol("unfiltered", filters_seen=False),
-        Protocol("popularity-100", num_negatives=100),
-    )
-}
 
 
 def evaluate(
@@ -73,35 +43,38 @@ def evaluate(
         scorers (mapping of name to [`ranking.Scorer`]): What to evaluate.
         sequences ([`EvaluationSequences`]): Histories and targets of one split.
         item_counts (`np.ndarray` of shape `(vocab_size,)`): Training events of each token.
-        protocol (`str`, *optional*, defaults to `"full-catalogue"`): A name in `PROTOCOLS`.
+        protocol (`str`, *optional*, defaults to `"full-catalogue"`): A name in [`protocols.PROTOCOLS`].
         batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
 
     Returns:
         `dict`: `protocol`, `split`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
         each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
-        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user.
+        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user; where items unknown to
+        training are missed also `warm`, the metrics over the other targets alone.
 
     Raises:
-        ValueError: If the protocol is unknown.
+        ValueError: If the protocol is unknown or needs other data.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+    chosen = find_protocol(protocol, sequences.data)
     state = PartialState()
     batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     cold = 0
     for start in batches:
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
-        cold += int((item_counts[[row["target"] for row in rows]] == 0).sum())
-        rules = _rivals(PROTOCOLS[protocol], rows, item_counts, seed)
+        is_cold = item_counts[[row["target"] for row in rows]] == 0
+        cold += int(is_cold.sum())
+        rules = _rivals(chosen, rows, item_counts, seed)
         for name, scorer in scorers.items():
             score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
+            if chosen.only_known:
+                score_items = _known_items(score_items, item_counts > 0)
             targets = torch.tensor([row["target"] for row in rows])
             found = rank_targets(
                 score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
             )
-            ranks[name].append(found.cpu().numpy())
+            ranks[name].append(np.where(is_cold & chosen.only_known, np.inf, found.cpu().numpy()))
     parts = gather_object([(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})])
     result = {
         "protocol": protocol,
@@ -109,11 +82,26 @@ def evaluate(
         "num_users": len(sequences),
         "cold_targets": sum(part[0] for part in parts) / len(sequences),
     }
-    return result | _side_by_side({name: np.concatenate([part[1][name] for part in parts]) for name in scorers}, seed)
+    whole = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
+    return result | _side_by_side(whole, seed, chosen.only_known)
 
 
-def _side_by_side(ranks: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, Any]]:
-    """Metrics of each scorer with their intervals, and from the second on with those of the first scorer's lead."""
+def _known_items(score_items: ScoreItems, is_known: np.ndarray) -> ScoreItems:
+    """The same scores, but for items that are not known: those are below all others."""
+    is_unknown = torch.from_numpy(~is_known)
+
+    def score_known(start: int, stop: int) -> torch.Tensor:
+        scores = score_items(start, stop)
+        return scores.masked_fill(is_unknown[start:stop].to(scores.device), -torch.inf)
+
+    return score_known
+
+
+def _side_by_side(ranks: dict[str, np.ndarray], seed: int, only_known: bool) -> dict[str, dict[str, Any]]:
+    """
+    Metrics of each scorer with their intervals, and from the second on with those of the first scorer's lead; where only
+    known items are listed also those of the known targets, which alone have a finite rank.
+    """
     first: Any = next(iter(ranks.values()), None)
     result: dict[str, dict[str, Any]] = {}
     for name, found in ranks.items():
@@ -121,6 +109,9 @@ def _side_by_side(ranks: dict[str, np.ndarray], seed: int) -> dict[str, dict[str
         result[name] = ranking_metrics(found, CUTOFFS) | {"intervals": intervals}
         if found is not first:
             result[name]["first_minus_this"] = difference_intervals(first, found, CUTOFFS)
+        if only_known:
+            is_known = np.isfinite(found)
+            result[name]["warm"] = ranking_metrics(found[is_known], CUTOFFS) if is_known.any() else {}
     return result
 
 
@@ -131,12 +122,12 @@ def _rivals(protocol: Protocol, rows: list[dict], item_counts: np.ndarray, seed:
         return {"seen": histories if protocol.filters_seen else None}
     known = [np.append(row["input_ids"], row["target"]) for row in rows]
     users = np.array([row["row"] for row in rows])
-    weights = item_counts.astype(np.float64)
+    weights = item_counts.astype(np.float64) if protocol.by_popularity else np.ones(len(item_counts))
     weights[:FIRST_ITEM_TOKEN] = 0
-    return {"candidates": popular_negatives(users, known, weights, protocol.num_negatives, seed=seed)}
+    return {"candidates": weighted_negatives(users, known, weights, protocol.num_negatives, seed=seed)}
 
 
-def popular_negatives(
+def weighted_negatives(
     users: np.ndarray, known: list[np.ndarray], weights: np.ndarray, num_negatives: int, *, seed: int = 0
 ) -> list[np.ndarray]:
     r"""

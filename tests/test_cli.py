@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from hf_bert4rec import Bert4RecConfig, InteractionOptions, SequenceOptions
 from hf_bert4rec.cli import build_parser, main
+from hf_bert4rec.published_results import DATASETS, KnownDataset
 
 TINY = ["--hidden_size", "16", "--intermediate_size", "32", "--use_cpu", "--disable_tqdm", "--max_steps", "2"]
 
@@ -79,6 +80,55 @@ def test_split_and_protocol_change_what_is_evaluated(world, tmp_path):
     assert unfiltered["protocol"] == "unfiltered"
     assert unfiltered["popularity"]["mrr"] < default["popularity"]["mrr"]
     assert metrics("--protocol", "popularity-100")["model"]["mrr"] != unfiltered["model"]["mrr"]
+
+
+def test_published_figures_stand_beside_those_of_a_known_data_set(world, capsys, monkeypatch):
+    arguments = ["evaluate", str(world / "run"), "--data", str(world / "data")]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "Known for" not in captured.out
+    assert captured.err == ""
+    assert main([*arguments, "--dataset", "steam"]) == 0
+    captured = capsys.readouterr()
+    assert "Known for Steam, BERT4Rec's file:" in captured.out
+    shown = captured.out[captured.out.index("Known for") :].splitlines()
+    assert any(line.split()[:3] == ["BERT4Rec", "0.0734", "0.1361"] for line in shown)
+    assert any(line.startswith("-> this model") for line in shown)
+    assert len(captured.err.splitlines()) == 2  # the paper's BERT4Rec and its eight others
+    assert all(line.startswith("warning: not comparable: ") for line in captured.err.splitlines())
+    known = DATASETS | {"ring": KnownDataset("a ring", ((10, 10, 70),))}
+    monkeypatch.setattr("hf_bert4rec.known_results.DATASETS", known)
+    assert main(arguments) == 0
+    assert "Known for a ring:" in capsys.readouterr().out  # recognised
+
+
+def test_metrics_are_compared_only_where_they_can_be(world, capsys, tmp_path):
+    files = {name: str(tmp_path / f"{name}.json") for name in ("one", "again", "unfiltered")}
+    for name, protocol in (("one", "full-catalogue"), ("again", "full-catalogue"), ("unfiltered", "unfiltered")):
+        options = ["--protocol", protocol, "--output_file", files[name]]
+        assert main(["evaluate", str(world / "run"), "--data", str(world / "data"), *options]) == 0
+    capsys.readouterr()
+    assert main(["compare-metrics", files["one"], files["again"]]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == [files["one"], files["again"]]
+    assert rows[0].split()[1:] == rows[1].split()[1:]
+    assert main(["compare-metrics", files["one"], files["unfiltered"]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "not comparable: protocol: full-catalogue against unfiltered\n"
+    assert captured.err == ""
+
+
+def test_temporal_evaluation_says_who_was_warm_and_what_other_data_need(world, capsys, tmp_path):
+    data, run = str(tmp_path / "data"), str(tmp_path / "run")
+    assert main(["prepare", str(world / "log.csv"), "--output_dir", data, "--split", "global-time"]) == 0
+    assert main(["train", data, "--output_dir", run, *TINY]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, "--data", data, "--protocol", "temporal"]) == 0
+    printed = capsys.readouterr().out
+    assert "10 warm items, 0 cold" in printed
+    assert "warm targets alone:" in printed
+    assert main(["evaluate", run, "--data", data]) == 0
+    assert "the data are cut in time" in capsys.readouterr().out
 
 
 def test_recommend_answers_a_history_a_user_and_nothing_at_all(world, capsys):
@@ -216,7 +266,8 @@ def test_values_have_the_types_of_their_fields():
 
 def test_help_lists_every_command_and_the_options_people_need(capsys):
     for arguments, words in (
-        (["--help"], ["prepare", "train", "evaluate", "recommend", "embed", "demo"]),
+        (["--help"], ["prepare", "train", "evaluate", "compare-metrics", "recommend", "embed", "demo"]),
+        (["evaluate", "--help"], ["temporal", "uniform-100", "as RecBole ranks", "--dataset"]),
         (["train", "--help"], ["--mlm_probability", "--num_train_epochs", "--min_rating", "(default: 0.2)"]),
         (["recommend", "--help"], ["--top_k", "--allowed_items"]),
     ):
@@ -279,6 +330,9 @@ def test_what_is_wrong_with_a_run_is_said_in_one_line(world, capsys, tmp_path):
         (["evaluate", data, "--data", data], "has no config.json"),
         (["evaluate", run, "--data", run], "data.json"),
         (["evaluate", run, "--data", other], "another vocabulary"),
+        (["evaluate", run, "--data", data, "--protocol", "temporal"], "prepare the log with --split global-time"),
+        (["compare-metrics", tmp_path / "none.json", source], "There is no file"),
+        (["compare-metrics", source, source], "holds no metrics"),
         (["recommend", run, "--user", "u1", "--data", other], "another vocabulary"),
         (["recommend", run, "--user", "nobody", "--data", data], "nobody"),
         (["recommend", run, "--user", "u1"], "--user and --data belong together"),

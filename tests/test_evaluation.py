@@ -1,6 +1,7 @@
 """The whole protocol against loops over a small random world; the law of the negatives; the same ranks inside `Trainer`."""
 
 import math
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,8 @@ from transformers import Trainer, TrainingArguments
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, evaluation
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
 from hf_bert4rec.data_collator import DataCollatorForCloze
-from hf_bert4rec.evaluation import PROTOCOLS, TrainerRanking, evaluate, popular_negatives
+from hf_bert4rec.evaluation import TrainerRanking, evaluate, weighted_negatives
+from hf_bert4rec.protocols import PROTOCOLS
 from hf_bert4rec.randomness import uniform
 from hf_bert4rec.scoring import ModelScorer
 from hf_bert4rec.sequences import EvaluationSequences, training_events
@@ -42,6 +44,7 @@ def data():
         num_users=60,
         num_items=NUM_ITEMS,
         num_events=int(offsets[-1]),
+        metadata={"split": "global-time"},
     )
 
 
@@ -85,20 +88,25 @@ def naive_evaluation(scorer, data, split, counts, protocol):
             continue
         tokens = [int(item) + 3 for item in data.events[data.offsets[user] :][: place + 1]]
         history, target = set(tokens[:-1]), tokens[-1]
-        if protocol == "popularity-100":
-            num_free = sum(count > 0 and token not in history | {target} for token, count in enumerate(counts))
-            rivals = naive_negatives(user, history | {target}, counts, min(100, num_free), seed=3)
+        if protocol.endswith("-100"):
+            weights = counts if protocol == "popularity-100" else np.arange(VOCAB_SIZE) >= 3
+            num_free = sum(weight > 0 and token not in history | {target} for token, weight in enumerate(weights))
+            rivals = naive_negatives(user, history | {target}, weights, min(100, num_free), seed=3)
         else:
-            forbidden = history if protocol == "full-catalogue" else set()
+            forbidden = set() if protocol == "unfiltered" else history
             rivals = [token for token in range(3, VOCAB_SIZE) if token not in forbidden | {target}]
+            rivals = [token for token in rivals if counts[token] > 0 or protocol != "temporal"]
         scores = scorer.scores[user].tolist()
         rank = sum((scores[r] > scores[target]) + 0.5 * (scores[r] == scores[target]) for r in rivals)
+        if protocol == "temporal" and counts[target] == 0:
+            rank = math.inf
         for k in (1, 5, 10, 20):
             gains[f"recall@{k}"].append(float(rank < k))
             gains[f"ndcg@{k}"].append(1 / math.log2(rank + 2) if rank < k else 0.0)
         gains["mrr"].append(1 / (rank + 1))
         is_cold.append(counts[target] == 0)
-    return {name: np.mean(values) for name, values in gains.items()}, np.mean(is_cold), len(is_cold)
+    warm = {name: np.mean(np.array(values)[~np.array(is_cold)]) for name, values in gains.items()}
+    return {name: np.mean(values) for name, values in gains.items()}, warm, np.mean(is_cold), len(is_cold)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -109,12 +117,14 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
     result = evaluate(scorers, EvaluationSequences(data, split=split), counts, **options)
     assert (result["protocol"], result["split"]) == (protocol, split)
     for name, scorer in scorers.items():
-        metrics, cold_targets, num_users = naive_evaluation(scorer, data, split, counts, protocol)
+        metrics, warm, cold_targets, num_users = naive_evaluation(scorer, data, split, counts, protocol)
         assert result["num_users"] == num_users
         assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
         intervals = result[name].pop("intervals")
         differences = result[name].pop("first_minus_this", None)
         assert (differences is None) == (name == "one")
+        if protocol == "temporal":
+            assert result[name].pop("warm") == pytest.approx(warm)
         assert result[name] == pytest.approx(metrics)
         assert all(low <= result[name][key] <= high for key, (low, high) in intervals.items())
         assert set(intervals) == set(metrics)
@@ -129,7 +139,7 @@ def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
 
     full = run()
     assert full == run(protocol="full-catalogue") == run(batch_size=1)
-    assert len({full[0], run(protocol="unfiltered")[0], run(protocol="popularity-100")[0], run("validation")[0]}) == 4
+    assert len({run("validation")[0], *(run(protocol=protocol)[0] for protocol in PROTOCOLS)}) == 1 + len(PROTOCOLS)
     assert run(seed=1)[0] == full[0]
     assert run(seed=1)[1] != full[1]
     sampled = run(protocol="popularity-100")
@@ -137,17 +147,34 @@ def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
     assert sampled[0] != run(protocol="popularity-100", seed=1)[0]
 
 
-def test_all_scorers_are_ranked_against_the_same_negatives(data, counts, monkeypatch):
+@pytest.mark.parametrize(
+    ("protocol", "num_drawable"), [("popularity-100", NUM_ITEMS - 20), ("uniform-100", NUM_ITEMS)]
+)
+def test_negatives_are_unseen_and_the_same_for_all_scorers_and_batch_sizes(
+    data, counts, monkeypatch, protocol, num_drawable
+):
     asked = []
     original = evaluation.rank_targets
     monkeypatch.setattr(
         evaluation, "rank_targets", lambda *args, **rules: asked.append(rules) or original(*args, **rules)
     )
     scorers = {"one": RandomScorer(1), "other": RandomScorer(2)}
-    evaluate(scorers, EvaluationSequences(data, split="test"), counts, protocol="popularity-100", batch_size=100)
-    one, other = (rules["candidates"] for rules in asked)
-    assert [tokens.tolist() for tokens in one] == [tokens.tolist() for tokens in other]
-    assert {len(tokens) for tokens in one} <= set(range(80, 101))
+    sequences = EvaluationSequences(data, split="test")
+    drawn = []
+    for batch_size in (100, 7, 1):
+        asked.clear()
+        evaluate(scorers, sequences, counts, protocol=protocol, batch_size=batch_size)
+        for place in range(2):  # the scorers take turns
+            drawn.append([tokens.tolist() for rules in asked[place::2] for tokens in rules["candidates"]])
+    assert all(lists == drawn[0] for lists in drawn)
+    assert any(counts[token] == 0 for tokens in drawn[0] for token in tokens) == (protocol == "uniform-100")
+    for row, tokens in zip(sequences, drawn[0], strict=True):
+        known = {*row["input_ids"].tolist(), row["target"]}
+        num_free = num_drawable - len({token for token in known if protocol == "uniform-100" or counts[token] > 0})
+        never = int((counts[3:] == 0).sum()) - 20 if protocol == "popularity-100" else 0
+        assert len(tokens) == len(set(tokens)) == min(100, num_free - never)
+        assert not known & set(tokens)
+        assert min(tokens) >= FIRST_ITEM_TOKEN
 
 
 def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypatch):
@@ -188,7 +215,7 @@ def test_negatives_are_distinct_unknown_and_drawn_as_a_naive_loop_draws_them(wei
     known = {token for token in known if token < len(weights)}
     free = {token for token, weight in enumerate(weights) if weight > 0} - known
     users = np.array([4, 9])
-    rows = popular_negatives(users, [np.array(sorted(known), dtype=int)] * 2, weights, num_negatives, seed=seed)
+    rows = weighted_negatives(users, [np.array(sorted(known), dtype=int)] * 2, weights, num_negatives, seed=seed)
     for user, tokens in zip(users, rows, strict=True):
         assert len(tokens) == len(set(tokens)) == min(num_negatives, len(free))
         assert set(tokens) <= free
@@ -197,11 +224,11 @@ def test_negatives_are_distinct_unknown_and_drawn_as_a_naive_loop_draws_them(wei
 
 def test_negatives_are_a_function_of_seed_and_user_alone():
     weights, known = np.arange(1.0, 51.0), [np.array([3, 7])] * 20
-    together = popular_negatives(np.arange(20), known, weights, 10)
-    alone = [popular_negatives(np.array([user]), known[:1], weights, 10)[0] for user in range(20)]
+    together = weighted_negatives(np.arange(20), known, weights, 10)
+    alone = [weighted_negatives(np.array([user]), known[:1], weights, 10)[0] for user in range(20)]
     assert [tokens.tolist() for tokens in together] == [tokens.tolist() for tokens in alone]
     assert len({tuple(tokens) for tokens in together}) == 20
-    assert together[0].tolist() != popular_negatives(np.arange(1), known[:1], weights, 10, seed=1)[0].tolist()
+    assert together[0].tolist() != weighted_negatives(np.arange(1), known[:1], weights, 10, seed=1)[0].tolist()
 
 
 @pytest.mark.parametrize("known_weight", [0.0, 4.0, 1500.0, 1e7], ids=["nothing", "little", "most", "nearly all"])
@@ -209,7 +236,7 @@ def test_the_first_two_negatives_follow_the_weights(known_weight):
     # Where the user knows nearly all of the weight, the draws give up and the clocks ring: the law is the same.
     weights, num_users = np.array([0.0, known_weight, 1, 2, 3, 4]), 4000
     known = [np.array([1])] * num_users
-    drawn = np.array(popular_negatives(np.arange(num_users), known, weights, 2))
+    drawn = np.array(weighted_negatives(np.arange(num_users), known, weights, 2))
     counts = np.zeros((6, 6))
     np.add.at(counts, (drawn[:, 0], drawn[:, 1]), 1)
     shares = weights[2:] / 10
@@ -219,15 +246,35 @@ def test_the_first_two_negatives_follow_the_weights(known_weight):
     assert ((counts[2:, 2:][law > 0] - expected) ** 2 / expected).sum() < 11 + 4 * math.sqrt(2 * 11)
 
 
+@pytest.mark.parametrize(
+    "weights", [[5.0, 1, 1, 3, 2, 8, 1, 4, 9, 1, 2, 6], [1.0] * 12], ids=["popularity", "uniform"]
+)
+def test_a_whole_draw_holds_each_item_as_often_as_drawing_from_an_urn(weights):
+    # The urn: of what is left, one item with probability proportional to its weight; then it is taken out.
+    num_users, known, generator = 4000, {5, 9}, random.Random(0)
+    found = weighted_negatives(np.arange(num_users), [np.array([5, 9])] * num_users, np.array(weights), 6)
+    expected = np.zeros(12)
+    for _ in range(num_users):
+        left = [token for token in range(12) if token not in known]
+        for _ in range(6):
+            token = generator.choices(left, [weights[token] for token in left])[0]
+            left.remove(token)
+            expected[token] += 1
+    shares, expected = np.bincount(np.concatenate(found), minlength=12) / num_users, expected / num_users
+    assert (np.abs(shares - expected) <= 4 * np.sqrt(2 * expected * (1 - expected) / num_users)).all()
+    if len(set(weights)) > 1:
+        assert shares[8] > 0.85 > 0.4 > shares[1] > 0  # nine times the weight, but not nine times as often in the list
+
+
 def test_what_was_drawn_stays_drawn_where_the_clocks_add_the_rest():
     weights, known = np.array([1270.0, *[1.0] * 10]), np.array([0])
-    rows = popular_negatives(np.arange(40), [known] * 40, weights, 10)
+    rows = weighted_negatives(np.arange(40), [known] * 40, weights, 10)
     assert [sorted(tokens) for tokens in rows] == [list(range(1, 11))] * 40
     assert [tokens[0] for tokens in rows] == [naive_negatives(user, {0}, weights, 1)[0] for user in range(40)]
 
 
 def test_a_small_catalogue_gives_fewer_negatives():
-    rows = popular_negatives(
+    rows = weighted_negatives(
         np.arange(2), [np.array([3, 4]), np.array([3, 4, 5, 6])], np.array([0, 0, 0, 1, 1, 1, 1.0]), 9
     )
     assert [sorted(tokens) for tokens in rows] == [[5, 6], []]

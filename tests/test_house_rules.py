@@ -18,11 +18,11 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 # A module imports from lower levels only. A new module gets its level here.
 LEVELS = (
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
-    | {"randomness", "pruned_layer", "dropout", "event_window"},
+    | {"randomness", "pruned_layer", "dropout", "event_window", "published_results"},
     {"item_embeddings", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
-    {"item_head"},
-    {"modeling_bert4rec"},
-    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam"},
+    {"item_head", "protocols"},
+    {"modeling_bert4rec", "known_results"},
+    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
     {"training", "serving", "web", "comparison"},
