@@ -13,9 +13,11 @@ from .comparison import compare
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
+from .known_results import known_beside
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
+from .protocols import PROTOCOLS, comparability
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .training import SequenceOptions, train
@@ -33,6 +35,7 @@ PIPELINE_REGISTRY.register_pipeline(
 )
 
 __all__ = [
+    "PROTOCOLS",
     "Bert4RecConfig",
     "Bert4RecForCausalLM",
     "Bert4RecForMaskedLM",
@@ -48,7 +51,9 @@ __all__ = [
     "Popularity",
     "SequenceOptions",
     "TrainingSequences",
+    "comparability",
     "compare",
+    "known_beside",
     "load_data",
     "prepare",
     "train",

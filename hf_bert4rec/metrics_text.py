@@ -54,6 +54,8 @@ def evaluation_text(result: dict[str, Any]) -> str:
 
 def known_table(beside: KnownBeside, result: dict[str, Any]) -> str:
     """The comparable rows of others and this model's, the best first."""
+    if not beside.comparable:
+        return f"Nothing that is known for {beside.dataset.title} is comparable."
     own = {name: result["model"][name] for name in ("ndcg@10", "recall@10")}
     rows = [(row.metrics["ndcg@10"], _line(row)) for row in beside.comparable]
     rows.append((own["ndcg@10"], f"{'-> this model':<52}{own['ndcg@10']:>17.4f}{own['recall@10']:>17.4f}"))

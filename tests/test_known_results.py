@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from hf_bert4rec import compare, prepare
 from hf_bert4rec.known_results import known_beside
@@ -159,22 +160,28 @@ def test_a_baseline_that_is_not_what_it_must_be_is_said():
     )
 
 
-class Last:
-    """Scores nothing: it only lets the baselines be computed."""
+def test_drawn_negatives_may_be_drawn_otherwise_where_users_are_numbered_otherwise():
+    recall, ndcg, mrr = BASELINES["ml-1m"]["popularity-100"]["markov"]
+    for difference, num_warnings in ((0.01, 0), (0.02, 1)):
+        values = {"recall@10": recall + difference, "ndcg@10": ndcg, "mrr": mrr}
+        beside = known_beside(evaluation(protocol="popularity-100") | {"markov": values})
+        assert len([warning for warning in beside.warnings if "is known" in warning]) == num_warnings
+
+
+class Constant:
+    """Every item scores the same; beside it the baselines are computed."""
 
     def __init__(self, vocab_size):
         self.vocab_size = vocab_size
 
     def __call__(self, user_ids, histories):
-        import torch
-
         return lambda start, stop: torch.zeros(len(histories), stop - start)
 
 
 def check_baselines(dataset, data):
     """The baselines have the values of the table, and the targets are those of the table."""
     for protocol in BASELINES[dataset]:
-        found = compare(Last(data.num_items + 3), data, protocol=protocol)
+        found = compare(Constant(data.num_items + 3), data, protocol=protocol)
         assert found["conditions"]["targets"] == DATASETS[dataset].targets
         beside = known_beside(found)
         assert {"popularity", "markov"} <= set(models(beside))

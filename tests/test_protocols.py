@@ -13,7 +13,7 @@ from hf_bert4rec.protocols import PROTOCOLS, comparability, find_protocol, read_
 
 
 class Constant:
-    """Every item scores the same, those in `last` higher."""
+    """Every item scores the same, those in `ahead` higher."""
 
     def __init__(self, data, ahead=()):
         names = data.item_ids.to_pylist()
@@ -33,8 +33,8 @@ def data(interaction_log, tmp_path):
 @pytest.fixture
 def time_cut(tmp_path):
     """
-    Training until 10, validation until 20, then test. Of four users, three have a test target: a's is known to training,
-    b's is new, c was not there in training; d comes with the test period. Items p, q, r, s are known; v and n are not.
+    Training until 12, validation until 20, then test. Of five users three have a test target: a's is known to training,
+    b's is new, c was not there in training; d comes with the test period, e is gone. Items p, q, r, s are known; v and n are not.
     """
     events = {
         "a": [("p", 1), ("q", 2), ("r", 12), ("s", 20)],
@@ -149,9 +149,8 @@ def test_the_checksum_knows_the_targets_and_not_their_names(interaction_log, tmp
 
     found = checksum(log, "as_it_is")
     assert len(found) == 8
-    renamed = log.assign(
-        user_id=log.user_id.map(lambda user: f"{9 - int(user[1:])}x"), item_id="x" + log.item_id.str[::-1]
-    )
+    turned = {name: log[name].map(lambda name: f"{9 - int(name[1:])}x") for name in ("user_id", "item_id")}
+    renamed = log.assign(**turned)  # in the opposite order, so that equally frequent items are numbered otherwise
     assert checksum(renamed, "renamed") == found
     last = log[log.user_id == "u2"].index[-2:]
     swapped = log.copy()
