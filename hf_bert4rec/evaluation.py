@@ -23,8 +23,11 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
 from .randomness import uniform
 from .ranking import Scorer, rank_targets
+from .sharded_items import holds_later_rows
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .sequences import EvaluationSequences
 
 CUTOFFS = (1, 5, 10, 20)
@@ -67,7 +70,7 @@ def evaluate(
 ) -> dict[str, Any]:
     r"""
     Metrics of scorers side by side: the same users, targets and rivals for all. Under several processes each takes its
-    share of the users and all return the whole result.
+    share of the users and all return the whole result; where a model's items are sharded all score every user together.
 
     Args:
         scorers (mapping of name to [`ranking.Scorer`]): What to evaluate.
@@ -88,7 +91,9 @@ def evaluate(
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     state = PartialState()
-    batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
+    together = any(getattr(scorer, "is_sharded", False) for scorer in scorers.values())
+    first, step = (0, 1) if together else (state.process_index, state.num_processes)
+    batches = range(first * batch_size, len(sequences), step * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     cold = 0
     for start in batches:
@@ -102,7 +107,8 @@ def evaluate(
                 score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
             )
             ranks[name].append(found.cpu().numpy())
-    parts = gather_object([(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})])
+    parts = [(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})]
+    parts = parts if together else gather_object(parts)
     result = {
         "protocol": protocol,
         "split": sequences.split,
@@ -195,10 +201,17 @@ class TrainerRanking:
     Ranks the whole catalogue inside the stock `Trainer` in flat memory: give `preprocess_logits_for_metrics` and
     `compute_metrics` of one instance to `Trainer`, with `batch_eval_metrics=True`,
     `label_names=["labels", "seen_items"]` and the batches of [`DataCollatorForCloze`] for features with a `target`.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`], *optional*):
+            The model, needed where its items are sharded over processes: all of them then rank the same users, and
+            `Trainer` gathers each user from each process, but those of a last, smaller batch from one. (The `eval_loss`
+            that it averages itself counts these for half or less.)
     """
 
-    def __init__(self):
+    def __init__(self, model: PreTrainedModel | None = None):
         self._ranks: list[np.ndarray] = []
+        self._is_copy = model is not None and holds_later_rows(model.get_input_embeddings().weight)
 
     def preprocess_logits_for_metrics(self, logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scores of shape `(batch_size, vocab_size)` -> ranks of shape `(batch_size,)`; seen items are forbidden."""
@@ -213,7 +226,7 @@ class TrainerRanking:
             seen=seen,
             first_item=FIRST_ITEM_TOKEN,
         )
-        return ranks.to(logits.device)
+        return torch.full_like(ranks, torch.nan) if self._is_copy else ranks.to(logits.device)
 
     def compute_metrics(self, prediction, compute_result: bool) -> dict[str, float]:
         """Collects the ranks of each batch; after the last one, the metrics over all users."""
@@ -221,4 +234,4 @@ class TrainerRanking:
         if not compute_result:
             return {}
         ranks, self._ranks = np.concatenate(self._ranks), []
-        return ranking_metrics(ranks, CUTOFFS)
+        return ranking_metrics(ranks[~np.isnan(ranks)], CUTOFFS)
