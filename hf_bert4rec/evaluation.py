@@ -19,8 +19,11 @@ from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
 from .protocols import Protocol, find_protocol
 from .randomness import uniform
 from .ranking import ScoreItems, Scorer, rank_targets
+from .sharded_items import holds_later_rows
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .sequences import EvaluationSequences
 
 CUTOFFS = (1, 5, 10, 20)
@@ -37,7 +40,7 @@ def evaluate(
 ) -> dict[str, Any]:
     r"""
     Metrics of scorers side by side: the same users, targets and rivals for all. Under several processes each takes its
-    share of the users and all return the whole result.
+    share of the users and all return the whole result; where a model's items are sharded all score every user together.
 
     Args:
         scorers (mapping of name to [`ranking.Scorer`]): What to evaluate.
@@ -58,24 +61,19 @@ def evaluate(
     """
     chosen = find_protocol(protocol, sequences.data)
     state = PartialState()
-    batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
+    together = any(getattr(scorer, "is_sharded", False) for scorer in scorers.values())
+    first, step = (0, 1) if together else (state.process_index, state.num_processes)
+    batches = range(first * batch_size, len(sequences), step * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     cold = 0
     for start in batches:
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
-        is_cold = item_counts[[row["target"] for row in rows]] == 0
-        cold += int(is_cold.sum())
+        cold += int((item_counts[[row["target"] for row in rows]] == 0).sum())
         rules = _rivals(chosen, rows, item_counts, seed)
         for name, scorer in scorers.items():
-            score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
-            if chosen.only_known:
-                score_items = _known_items(score_items, item_counts > 0)
-            targets = torch.tensor([row["target"] for row in rows])
-            found = rank_targets(
-                score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
-            )
-            ranks[name].append(np.where(is_cold & chosen.only_known, np.inf, found.cpu().numpy()))
-    parts = gather_object([(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})])
+            ranks[name].append(_ranks(scorer, rows, rules, item_counts > 0 if chosen.only_known else None))
+    parts = [(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})]
+    parts = parts if together else gather_object(parts)
     result = {
         "protocol": protocol,
         "split": sequences.split,
@@ -84,6 +82,17 @@ def evaluate(
     }
     whole = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
     return result | _side_by_side(whole, seed, chosen.only_known)
+
+
+def _ranks(scorer: Scorer, rows: list[dict], rules: dict, is_known: np.ndarray | None) -> np.ndarray:
+    """Ranks of a batch's targets; where only known items are listed, infinity for those that are not."""
+    score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
+    targets = torch.tensor([row["target"] for row in rows])
+    options = {"vocab_size": scorer.vocab_size, "first_item": FIRST_ITEM_TOKEN} | rules
+    if is_known is None:
+        return rank_targets(score_items, targets, **options).cpu().numpy()
+    ranks = rank_targets(_known_items(score_items, is_known), targets, **options).cpu().numpy()
+    return np.where(is_known[targets.numpy()], ranks, np.inf)
 
 
 def _known_items(score_items: ScoreItems, is_known: np.ndarray) -> ScoreItems:
@@ -186,10 +195,17 @@ class TrainerRanking:
     Ranks the whole catalogue inside the stock `Trainer` in flat memory: give `preprocess_logits_for_metrics` and
     `compute_metrics` of one instance to `Trainer`, with `batch_eval_metrics=True`,
     `label_names=["labels", "seen_items"]` and the batches of [`DataCollatorForCloze`] for features with a `target`.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`], *optional*):
+            The model, needed where its items are sharded over processes: all of them then rank the same users, and
+            `Trainer` gathers each user from each process, but those of a last, smaller batch from one. (The `eval_loss`
+            that it averages itself counts these for half or less.)
     """
 
-    def __init__(self):
+    def __init__(self, model: PreTrainedModel | None = None):
         self._ranks: list[np.ndarray] = []
+        self._is_copy = model is not None and holds_later_rows(model.get_input_embeddings().weight)
 
     def preprocess_logits_for_metrics(self, logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scores of shape `(batch_size, vocab_size)` -> ranks of shape `(batch_size,)`; seen items are forbidden."""
@@ -204,7 +220,7 @@ class TrainerRanking:
             seen=seen,
             first_item=FIRST_ITEM_TOKEN,
         )
-        return ranks.to(logits.device)
+        return torch.full_like(ranks, torch.nan) if self._is_copy else ranks.to(logits.device)
 
     def compute_metrics(self, prediction, compute_result: bool) -> dict[str, float]:
         """Collects the ranks of each batch; after the last one, the metrics over all users."""
@@ -212,4 +228,4 @@ class TrainerRanking:
         if not compute_result:
             return {}
         ranks, self._ranks = np.concatenate(self._ranks), []
-        return ranking_metrics(ranks, CUTOFFS)
+        return ranking_metrics(ranks[~np.isnan(ranks)], CUTOFFS)

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, prepare
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
-TESTED = {"01_quickstart.py", "02_movielens.py"}
+TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py"}
 
 
-def run(name, folder, *arguments):
+def run(name, folder, *arguments, launcher=()):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    command = [sys.executable, *launcher, str(ROOT / "examples" / name), *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -52,3 +54,15 @@ def test_movielens_with_a_wrong_path_says_so_in_one_line(tmp_path):
     assert done.stderr == "nowhere has no u.data; give --path with the unpacked folder of MovieLens-100K.\n"
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_log):
+    data = prepare(interaction_log, tmp_path / "data", min_user_events=1, min_item_events=1)
+    config = Bert4RecConfig(vocab_size=data.num_items + 3, max_position_embeddings=10)
+    Bert4RecForMaskedLM(config).save_pretrained(tmp_path / "run")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29627")
+    options = ("--data", data.folder, "--model", tmp_path / "run", "--output_dir", tmp_path / "sharded")
+    done = run("03_sharded_items.py", tmp_path, *options, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{-(-config.vocab_size // 2)} of {config.vocab_size} rows in the first process" in done.stdout
+    assert Bert4RecForMaskedLM.from_pretrained(tmp_path / "sharded").config.vocab_size == config.vocab_size
