@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .baselines import Markov, Popularity
-from .comparison import compare
+from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
@@ -49,6 +49,7 @@ __all__ = [
     "SequenceOptions",
     "TrainingSequences",
     "compare",
+    "evaluate_run",
     "load_data",
     "prepare",
     "train",

@@ -19,10 +19,10 @@ from transformers.utils import logging as transformers_logging
 from . import Bert4RecConfig
 from .answer_files import SUFFIXES, ParquetAnswers
 from .command_options import COMMON_ARGUMENTS, add_options
-from .comparison import check_vocabulary, compare
+from .comparison import check_vocabulary, evaluate_run, metrics_table
 from .demo import run_demo
 from .embedding import write_vectors
-from .evaluation import PROTOCOLS
+from .evaluation import PROTOCOLS, scorers_of
 from .interactions import InteractionOptions, load_data, prepare
 from .recipes import RECIPES
 from .run_folder import load_run
@@ -211,33 +211,13 @@ def _train(data: str, output_dir: str, overwrite: bool, **options: Any):
 
 
 def _evaluate(run: str, data: str, split: str, protocol: str, output_file: str | None, **options: Any):
-    model, tokenizer = load_run(run)
-    loaded = load_data(data)
-    check_vocabulary(tokenizer, loaded)
-    result = compare(model, loaded, split=split, protocol=protocol, **options)
+    result = evaluate_run(run, data, split=split, protocol=protocol, **options)
     if int(os.environ.get("RANK", "0")):
         return  # every process has the whole result; the first one reports
     print(f"{result['protocol']}, {split}, {result['num_users']:,} users, cold targets {result['cold_targets']:.2%}")
-    print(metrics_table({name: value for name, value in result.items() if isinstance(value, dict)}))
+    print(metrics_table(scorers_of(result)))
     if output_file is not None:
         _write_whole(Path(output_file), json.dumps(result, indent=2) + "\n")
-
-
-def metrics_table(results: dict[str, dict[str, Any]]) -> str:
-    """Metrics side by side, one row each, with 95 % intervals where there are some."""
-    names = ("ndcg@10", "recall@10", "mrr")
-    lines = [f"{'':<14}" + "".join(f"{name:>26}" for name in names)]
-    for scorer, metrics in results.items():
-        cells = []
-        for name in names:
-            low, high = metrics.get("intervals", {}).get(name, (None, None))
-            cells.append(f"{metrics[name]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
-        lines.append(f"{scorer:<14}" + "".join(f"{cell:>26}" for cell in cells))
-        if "first_minus_this" in metrics:
-            bounds = [metrics["first_minus_this"][name] for name in names]
-            cells = [f"{low:+.4f} to {high:+.4f}" for low, high in bounds]
-            lines.append(f"{'  lead over it':<14}" + "".join(f"{cell:>26}" for cell in cells))
-    return "\n".join(lines)
 
 
 def _recommend(

@@ -7,14 +7,16 @@ A trained model beside its baselines over one split of prepared data: the conten
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .baselines import Markov, Popularity, count_items
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .evaluation import evaluate
-from .interactions import InteractionData
+from .interactions import InteractionData, load_data
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .ranking import Scorer
+from .run_folder import RUN_FILE, load_run, read_record, weights_hash
 from .scoring import ModelScorer
 from .sequences import EvaluationSequences, training_events
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -43,7 +45,8 @@ def compare(
         others (mapping of name to [`ranking.Scorer`], *optional*): Further scorers to compare with.
 
     Returns:
-        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others.
+        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others. First
+        `data_hash`, see [`InteractionData.content_hash`].
 
     Raises:
         ValueError: If the catalogues differ in size, or split or protocol is unknown.
@@ -62,7 +65,7 @@ def compare(
         "markov": Markov(events, offsets, vocab_size),
         **(others or {}),
     }
-    return evaluate(
+    return {"data_hash": data.content_hash()} | evaluate(
         scorers,
         EvaluationSequences(data, split=split),
         count_items(events, vocab_size),
@@ -70,6 +73,51 @@ def compare(
         batch_size=batch_size,
         seed=seed,
     )
+
+
+def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options: Any) -> dict[str, Any]:
+    r"""
+    Evaluate a saved model as [`compare`] does, and say whose figures they are.
+
+    Args:
+        run (`str` or `Path`): Folder of the model.
+        data ([`InteractionData`], `str` or `Path`): Prepared with the model's vocabulary, or its folder.
+        options: Of [`compare`]: `split`, `protocol`, `batch_size`, `seed`, `others`.
+
+    Returns:
+        `dict`: see [`compare`]. First `run`: `weights_hash`, and for a folder that [`train`] wrote `seed` and the other
+        `options` of the training.
+
+    Raises:
+        FileNotFoundError: If a folder or one of its files is missing.
+        ValueError: If the items differ, or split or protocol is unknown.
+    """
+    model, tokenizer = load_run(run)
+    loaded = data if isinstance(data, InteractionData) else load_data(data)
+    check_vocabulary(tokenizer, loaded)
+    found: dict[str, Any] = {"weights_hash": weights_hash(run)}
+    if (Path(run) / RUN_FILE).exists():
+        record = read_record(run)
+        given = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
+        found |= {"seed": record["training_arguments"]["seed"], "options": given}
+    return {"run": found} | compare(model, loaded, **options)
+
+
+def metrics_table(results: dict[str, dict[str, Any]]) -> str:
+    """Metrics side by side, one row each, with 95 % intervals where there are some."""
+    names = ("ndcg@10", "recall@10", "mrr")
+    lines = [f"{'':<14}" + "".join(f"{name:>26}" for name in names)]
+    for scorer, metrics in results.items():
+        cells = []
+        for name in names:
+            low, high = metrics.get("intervals", {}).get(name, (None, None))
+            cells.append(f"{metrics[name]:.4f}" + ("" if low is None else f" [{low:.4f}, {high:.4f}]"))
+        lines.append(f"{scorer:<14}" + "".join(f"{cell:>26}" for cell in cells))
+        if "first_minus_this" in metrics:
+            bounds = [metrics["first_minus_this"][name] for name in names]
+            cells = [f"{low:+.4f} to {high:+.4f}" for low, high in bounds]
+            lines.append(f"{'  lead over it':<14}" + "".join(f"{cell:>26}" for cell in cells))
+    return "\n".join(lines)
 
 
 def check_vocabulary(tokenizer: Bert4RecTokenizer, data: InteractionData):

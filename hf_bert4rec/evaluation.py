@@ -20,7 +20,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
-from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
+from .metrics import bootstrap_intervals, difference_intervals, metrics_by_popularity, ranking_metrics
 from .randomness import uniform
 from .ranking import Scorer, rank_targets
 
@@ -37,11 +37,13 @@ class Protocol:
 
     Args:
         name (`str`): The name that figures are published under.
+        description (`str`): What it means, in whole sentences for people who read figures.
         filters_seen (`bool`): Whether items of the history are forbidden (the target itself never is).
         num_negatives (`int`, *optional*): Rivals drawn for each user by popularity; `None`: the whole catalogue.
     """
 
     name: str
+    description: str
     filters_seen: bool = True
     num_negatives: int | None = None
 
@@ -49,9 +51,22 @@ class Protocol:
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("full-catalogue"),
-        Protocol("unfiltered", filters_seen=False),
-        Protocol("popularity-100", num_negatives=100),
+        Protocol(
+            "full-catalogue",
+            "Every item of the catalogue competes with the target, except those that the user had before.",
+        ),
+        Protocol(
+            "unfiltered",
+            "Every item of the catalogue competes with the target, those that the user had before too.",
+            filters_seen=False,
+        ),
+        Protocol(
+            "popularity-100",
+            "The target competes with 100 items that the user never had, drawn in proportion to their training events, the "
+            "same for every scorer. Figures of this kind are far higher than those of the full catalogue and cannot be "
+            "compared with them.",
+            num_negatives=100,
+        ),
     )
 }
 
@@ -78,9 +93,10 @@ def evaluate(
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
 
     Returns:
-        `dict`: `protocol`, `split`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
+        `dict`: `protocol`, `split`, `seed`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
         each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
-        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user.
+        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user. Last `by_popularity`, see
+        [`metrics.metrics_by_popularity`].
 
     Raises:
         ValueError: If the protocol is unknown.
@@ -90,10 +106,10 @@ def evaluate(
     state = PartialState()
     batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
-    cold = 0
+    target_counts: list[np.ndarray] = []
     for start in batches:
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
-        cold += int((item_counts[[row["target"] for row in rows]] == 0).sum())
+        target_counts.append(item_counts[[row["target"] for row in rows]])
         rules = _rivals(PROTOCOLS[protocol], rows, item_counts, seed)
         for name, scorer in scorers.items():
             score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
@@ -102,14 +118,24 @@ def evaluate(
                 score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
             )
             ranks[name].append(found.cpu().numpy())
-    parts = gather_object([(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})])
+    own = {name: np.concatenate([*found, []]) for name, found in ranks.items()}
+    parts = gather_object([(np.concatenate([*target_counts, np.empty(0, item_counts.dtype)]), own)])
+    counts_of_all = np.concatenate([part[0] for part in parts])
+    ranks_of_all = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
     result = {
         "protocol": protocol,
         "split": sequences.split,
+        "seed": seed,
         "num_users": len(sequences),
-        "cold_targets": sum(part[0] for part in parts) / len(sequences),
+        "cold_targets": int((counts_of_all == 0).sum()) / len(sequences),
     }
-    return result | _side_by_side({name: np.concatenate([part[1][name] for part in parts]) for name in scorers}, seed)
+    by_popularity = metrics_by_popularity(ranks_of_all, counts_of_all, seed=seed)
+    return result | _side_by_side(ranks_of_all, seed) | {"by_popularity": by_popularity}
+
+
+def scorers_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics of each scorer, out of what [`evaluate`] returned or a group of its `by_popularity`."""
+    return {name: value for name, value in result.items() if isinstance(value, dict) and "intervals" in value}
 
 
 def _side_by_side(ranks: dict[str, np.ndarray], seed: int) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,8 @@ only the reciprocal counts, are drawn in classes 1 % wide, each with the mean re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,6 +128,59 @@ def difference_intervals(
     # No metric is below 0 or above 1: a single user says no more than that.
     bounds = np.clip([mean - NORMAL_95 * error, mean + NORMAL_95 * error], -1, 1)  # (2, num_metrics)
     return {name: bounds[:, column].tolist() for column, name in enumerate(names)}
+
+
+def metrics_by_popularity(
+    ranks: Mapping[str, np.ndarray], target_counts: np.ndarray, k: int = 10, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    r"""
+    Recall@k and NDCG@k of users grouped by how often their target occurs in training: a scorer may owe its mean to the
+    popular items alone.
+
+    The groups are the same for every log: 0 events, then 1 to 2, 3 to 9, 10 to 29, 30 to 99 and so on, two to a decade.
+
+    Args:
+        ranks (mapping of name to `np.ndarray` of shape `(num_users,)`): Number of items above each target, by scorer.
+        target_counts (`np.ndarray` of shape `(num_users,)`): Training events of each user's target.
+        k (`int`, *optional*, defaults to 10): Length of the list.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+
+    Returns:
+        list of `dict`: for each group that has users, rarest first, `training_events` (`[fewest, most]`), `num_users` and,
+        for each scorer, `recall@k` and `ndcg@k` with 95 % bootstrap `intervals`.
+
+    Raises:
+        ValueError: As [`ranking_metrics`]; also if the numbers of users differ.
+
+    Example:
+        >>> groups = metrics_by_popularity({"model": np.array([0, 3, 30])}, np.array([5, 5, 0]), k=5)
+        >>> [(group["training_events"], group["num_users"], group["model"]["recall@5"]) for group in groups]
+        [([0, 0], 1, 0.0), ([3, 9], 2, 1.0)]
+    """
+    target_counts = np.asarray(target_counts)
+    for name, of_users in ranks.items():
+        if len(of_users) != len(target_counts):
+            raise ValueError(f"{name} has {len(of_users)} ranks for {len(target_counts)} targets: give one for each.")
+    most = int(target_counts.max(initial=0))
+    starts = [0]
+    while starts[-1] <= most:
+        starts.append(10 ** (len(starts) // 2) if len(starts) % 2 else 3 * 10 ** (len(starts) // 2 - 1))
+    group_of = np.searchsorted(starts, target_counts, side="right") - 1
+    names = (f"recall@{k}", f"ndcg@{k}")
+    groups = []
+    for group in np.unique(group_of):
+        inside = group_of == group
+        found: dict[str, Any] = {
+            "training_events": [starts[group], starts[group + 1] - 1],
+            "num_users": int(inside.sum()),
+        }
+        for scorer, of_users in ranks.items():
+            values = ranking_metrics(of_users[inside], (k,))
+            intervals = bootstrap_intervals(of_users[inside], (k,), seed=seed)
+            found[scorer] = {name: values[name] for name in names}
+            found[scorer]["intervals"] = {name: intervals[name] for name in names}
+        groups.append(found)
+    return groups
 
 
 def coverage(recommended: np.ndarray, num_items: int, k: int) -> float:

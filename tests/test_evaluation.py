@@ -78,7 +78,7 @@ def naive_negatives(user, known, weights, num_negatives, seed=0):
 def naive_evaluation(scorer, data, split, counts, protocol):
     """Every user, every item, one comparison at a time."""
     gains = {f"{name}@{k}": [] for k in (1, 5, 10, 20) for name in ("recall", "ndcg")} | {"mrr": []}
-    is_cold = []
+    is_cold, count_of_hit = [], []
     for user in range(60):
         place = {"validation": data.validation_target, "test": data.test_target}[split][user]
         if place < 0:
@@ -98,7 +98,9 @@ def naive_evaluation(scorer, data, split, counts, protocol):
             gains[f"ndcg@{k}"].append(1 / math.log2(rank + 2) if rank < k else 0.0)
         gains["mrr"].append(1 / (rank + 1))
         is_cold.append(counts[target] == 0)
-    return {name: np.mean(values) for name, values in gains.items()}, np.mean(is_cold), len(is_cold)
+        count_of_hit.append((counts[target], rank < 10))
+    metrics = {name: np.mean(values) for name, values in gains.items()}
+    return metrics, np.mean(is_cold), len(is_cold), count_of_hit
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -109,7 +111,7 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
     result = evaluate(scorers, EvaluationSequences(data, split=split), counts, **options)
     assert (result["protocol"], result["split"]) == (protocol, split)
     for name, scorer in scorers.items():
-        metrics, cold_targets, num_users = naive_evaluation(scorer, data, split, counts, protocol)
+        metrics, cold_targets, num_users, count_of_hit = naive_evaluation(scorer, data, split, counts, protocol)
         assert result["num_users"] == num_users
         assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
         intervals = result[name].pop("intervals")
@@ -120,6 +122,12 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
         assert set(intervals) == set(metrics)
         for key, (low, high) in (differences or {}).items():
             assert (low + high) / 2 == pytest.approx(result["one"][key] - metrics[key], abs=1e-9)
+        for group in result["by_popularity"]:
+            fewest, most = group["training_events"]
+            hits = [hit for count, hit in count_of_hit if fewest <= count <= most]
+            assert (group["num_users"], group[name]["recall@10"]) == (len(hits), pytest.approx(np.mean(hits)))
+        assert sum(group["num_users"] for group in result["by_popularity"]) == num_users
+        assert len(result["by_popularity"]) > 2
 
 
 def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
@@ -165,6 +173,9 @@ def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypa
     assert results[2]["model"]["mrr"] == pytest.approx(alone["model"]["mrr"])
     assert results[2]["model"]["intervals"] == alone["model"]["intervals"]
     assert results[2]["cold_targets"] == alone["cold_targets"]
+    assert [group["num_users"] for group in results[2]["by_popularity"]] == [
+        group["num_users"] for group in alone["by_popularity"]
+    ]
     sizes = [len(ranks["model"]) for _, ranks in parts]
     assert sum(sizes) == len(sequences)
     assert min(sizes) >= 24
