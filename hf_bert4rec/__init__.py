@@ -13,6 +13,7 @@ from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
+from .model_card import write_model_card
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
@@ -53,4 +54,5 @@ __all__ = [
     "load_data",
     "prepare",
     "train",
+    "write_model_card",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from .demo import run_demo
 from .embedding import write_vectors
 from .evaluation import PROTOCOLS, scorers_of
 from .interactions import InteractionOptions, load_data, prepare
+from .model_card import CardOptions, write_model_card
 from .recipes import RECIPES
 from .run_folder import load_run
 from .training import RUN_DEFAULTS, SequenceOptions, option_fields, train
@@ -97,6 +99,8 @@ def build_parser(show_all: bool = False) -> argparse.ArgumentParser:
     _add_recommend(
         command("recommend", "RUN --history ID ID ...", _recommend, "Next items for histories of item ids, as JSON.")
     )
+    text = "Write the README.md of a trained model from its record and its metrics."
+    _add_card(command("card", "RUN --metrics METRICS ...", _card, text))
     text = "Write item and user vectors to Parquet; their product plus bias is the score."
     _add_embed(command("embed", "RUN --output_dir VECTORS", _embed, text))
     text = "Train on a generated world and compare with baselines and with the best possible."
@@ -185,6 +189,14 @@ def _add_embed(parser: argparse.ArgumentParser):
     parser.add_argument(
         "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
     )
+
+
+def _add_card(parser: argparse.ArgumentParser):
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    text = "files of `evaluate --output_file`: one for each protocol, and those of the same run with other seeds"
+    parser.add_argument("--metrics", metavar="METRICS", nargs="+", required=True, help=text)
+    parser.add_argument("--output_file", help="the card; pictures go beside it (default: README.md in RUN)")
+    add_options(parser, CardOptions, {field.name: field for field in dataclasses.fields(CardOptions)}, title="card")
 
 
 def _add_demo(parser: argparse.ArgumentParser):
@@ -346,6 +358,10 @@ def _embed(run: str, data: str | None, output_dir: str, overwrite: bool):
         check_vocabulary(tokenizer, loaded)
     for path in write_vectors(model, tokenizer, output_dir, data=loaded, overwrite=overwrite):
         print(f"Written {path}")
+
+
+def _card(run: str, metrics: list[str], output_file: str | None, **options: Any):
+    print("Written", *write_model_card(run, metrics, output_file, **options))
 
 
 def _demo(output_file: str | None, output_dir: str | None):
