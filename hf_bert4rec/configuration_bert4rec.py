@@ -128,6 +128,9 @@ class Bert4RecConfig(PreTrainedConfig):
     unk_token_id: int | None = 2
     tie_word_embeddings: bool = True
 
+    # What `DistributedConfig(tp_size=...)` splits over processes; the head's part is with the head.
+    base_model_tp_plan = {"embeddings.word_embeddings": "item_rows"}
+
     def validate_architecture(self):
         """Called by `@strict` after each construction; raises `ValueError` in one line."""
         for name, choices in (

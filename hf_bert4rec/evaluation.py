@@ -23,8 +23,11 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .metrics import bootstrap_intervals, difference_intervals, metrics_by_popularity, ranking_metrics
 from .randomness import uniform
 from .ranking import Scorer, rank_targets
+from .sharded_items import holds_later_rows
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .sequences import EvaluationSequences
 
 CUTOFFS = (1, 5, 10, 20)
@@ -82,7 +85,7 @@ def evaluate(
 ) -> dict[str, Any]:
     r"""
     Metrics of scorers side by side: the same users, targets and rivals for all. Under several processes each takes its
-    share of the users and all return the whole result.
+    share of the users and all return the whole result; where a model's items are sharded all score every user together.
 
     Args:
         scorers (mapping of name to [`ranking.Scorer`]): What to evaluate.
@@ -104,7 +107,9 @@ def evaluate(
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     state = PartialState()
-    batches = range(state.process_index * batch_size, len(sequences), state.num_processes * batch_size)
+    together = any(getattr(scorer, "is_sharded", False) for scorer in scorers.values())
+    first, step = (0, 1) if together else (state.process_index, state.num_processes)
+    batches = range(first * batch_size, len(sequences), step * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     target_counts: list[np.ndarray] = []
     for start in batches:
@@ -118,8 +123,8 @@ def evaluate(
                 score_items, targets, vocab_size=scorer.vocab_size, first_item=FIRST_ITEM_TOKEN, **rules
             )
             ranks[name].append(found.cpu().numpy())
-    own = {name: np.concatenate([*found, []]) for name, found in ranks.items()}
-    parts = gather_object([(np.concatenate([*target_counts, np.empty(0, item_counts.dtype)]), own)])
+    parts = [(np.concatenate([*target_counts, []]), {name: np.concatenate([*ranks[name], []]) for name in ranks})]
+    parts = parts if together else gather_object(parts)
     counts_of_all = np.concatenate([part[0] for part in parts])
     ranks_of_all = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
     result = {
@@ -129,8 +134,7 @@ def evaluate(
         "num_users": len(sequences),
         "cold_targets": int((counts_of_all == 0).sum()) / len(sequences),
     }
-    by_popularity = metrics_by_popularity(ranks_of_all, counts_of_all, seed=seed)
-    return result | _side_by_side(ranks_of_all, seed) | {"by_popularity": by_popularity}
+    return result | _side_by_side(ranks_of_all, seed) | _by_popularity(ranks_of_all, counts_of_all, seed)
 
 
 def scorers_of(result: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -148,6 +152,10 @@ def _side_by_side(ranks: dict[str, np.ndarray], seed: int) -> dict[str, dict[str
         if found is not first:
             result[name]["first_minus_this"] = difference_intervals(first, found, CUTOFFS)
     return result
+
+
+def _by_popularity(ranks: dict[str, np.ndarray], target_counts: np.ndarray, seed: int) -> dict[str, Any]:
+    return {"by_popularity": metrics_by_popularity(ranks, target_counts, seed=seed)}
 
 
 def _rivals(protocol: Protocol, rows: list[dict], item_counts: np.ndarray, seed: int) -> dict:
@@ -221,10 +229,17 @@ class TrainerRanking:
     Ranks the whole catalogue inside the stock `Trainer` in flat memory: give `preprocess_logits_for_metrics` and
     `compute_metrics` of one instance to `Trainer`, with `batch_eval_metrics=True`,
     `label_names=["labels", "seen_items"]` and the batches of [`DataCollatorForCloze`] for features with a `target`.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`], *optional*):
+            The model, needed where its items are sharded over processes: all of them then rank the same users, and
+            `Trainer` gathers each user from each process, but those of a last, smaller batch from one. (The `eval_loss`
+            that it averages itself counts these for half or less.)
     """
 
-    def __init__(self):
+    def __init__(self, model: PreTrainedModel | None = None):
         self._ranks: list[np.ndarray] = []
+        self._is_copy = model is not None and holds_later_rows(model.get_input_embeddings().weight)
 
     def preprocess_logits_for_metrics(self, logits: torch.Tensor, labels: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Scores of shape `(batch_size, vocab_size)` -> ranks of shape `(batch_size,)`; seen items are forbidden."""
@@ -239,7 +254,7 @@ class TrainerRanking:
             seen=seen,
             first_item=FIRST_ITEM_TOKEN,
         )
-        return ranks.to(logits.device)
+        return torch.full_like(ranks, torch.nan) if self._is_copy else ranks.to(logits.device)
 
     def compute_metrics(self, prediction, compute_result: bool) -> dict[str, float]:
         """Collects the ranks of each batch; after the last one, the metrics over all users."""
@@ -247,4 +262,4 @@ class TrainerRanking:
         if not compute_result:
             return {}
         ranks, self._ranks = np.concatenate(self._ranks), []
-        return ranking_metrics(ranks, CUTOFFS)
+        return ranking_metrics(ranks[~np.isnan(ranks)], CUTOFFS)

@@ -7,6 +7,8 @@ The head over the catalogue, and the loss it is trained with.
 the item embeddings, away; `training_loss` may name a sampled loss, see `sampled_losses`.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
@@ -36,6 +38,9 @@ class Bert4RecPredictionHead(nn.Module):
 
 class Bert4RecItemHead(nn.Module):
     """Holds the head under the name it has in BERT's checkpoints, `cls.predictions`."""
+
+    # Which rows a process holds under tensor parallelism, see `sharded_items`; a child's plan becomes part of the model's.
+    _tp_plan: ClassVar = {"predictions": "item_rows", "predictions.decoder": "colwise_gather_output"}
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()

@@ -114,6 +114,21 @@ class NextItemRecommendationPipeline(Pipeline):
         while group := list(itertools.islice(histories, group_size)):
             yield from self._answers([_as_record(entry) for entry in group], *args, **kwargs)
 
+    def get_iterator(self, inputs, num_workers: int, batch_size: int, *parameters) -> Iterator[dict[str, Any]]:
+        """Batch by batch; the base class cuts batches into one tensor per value, which takes as long as ranking them."""
+        if num_workers:
+            return super().get_iterator(inputs, num_workers, batch_size, *parameters)
+        return self._answers_by_batch(iter(inputs), batch_size, *parameters[:2])
+
+    def _answers_by_batch(
+        self, records: Iterator[dict[str, list]], batch_size: int, preprocess_params: dict, forward_params: dict
+    ) -> Iterator[dict[str, Any]]:
+        while batch := [
+            self.preprocess(record, **preprocess_params) for record in itertools.islice(records, batch_size)
+        ]:
+            collated = {name: [inputs[name] for inputs in batch] for name in batch[0]}
+            yield from self._as_answers(self.forward(collated, **forward_params))
+
     def preprocess(self, inputs: dict | Sequence, unknown_items: str = "skip") -> dict[str, Any]:
         history = _as_record(inputs)["history"]
         tokens, unknown = self.tokenizer.encode_items(history, unknown=unknown_items)
@@ -141,17 +156,30 @@ class NextItemRecommendationPipeline(Pipeline):
         return {"items": items, "scores": scores, "num_unknown": torch.tensor(num_unknown), "is_popularity": is_empty}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-        tokens, scores = model_outputs["items"][0].tolist(), model_outputs["scores"][0].tolist()
-        found = [token for token in tokens if token >= 0]
-        recommendations = []
-        for item_id, score in zip(self.tokenizer.decode_items(found), scores, strict=False):
-            title = {} if self.tokenizer.titles is None else {"title": self.tokenizer.title(item_id)}
-            recommendations.append({"item_id": item_id, **title, "score": score})
-        return {
-            "recommendations": recommendations,
-            "num_unknown": int(model_outputs["num_unknown"]),
-            "is_popularity": bool(model_outputs["is_popularity"]),
-        }
+        return self._as_answers(model_outputs)[0]
+
+    def _as_answers(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+        """One answer per row of the outputs."""
+        rows = [[token for token in row if token >= 0] for row in model_outputs["items"].tolist()]
+        item_ids = iter(self.tokenizer.decode_items([token for row in rows for token in row]))
+        scores, num_unknown, is_popularity = (
+            model_outputs[name].tolist() for name in ("scores", "num_unknown", "is_popularity")
+        )
+        return [
+            {
+                "recommendations": [
+                    self._entry(item_id, score)
+                    for item_id, score in zip(itertools.islice(item_ids, len(row)), of_row, strict=False)
+                ],
+                "num_unknown": unknown,
+                "is_popularity": popular,
+            }
+            for row, of_row, unknown, popular in zip(rows, scores, num_unknown, is_popularity, strict=True)
+        ]
+
+    def _entry(self, item_id: Any, score: float) -> dict[str, Any]:
+        title = {} if self.tokenizer.titles is None else {"title": self.tokenizer.title(item_id)}
+        return {"item_id": item_id, **title, "score": score}
 
 
 def _as_record(history: Any) -> dict[str, list]:

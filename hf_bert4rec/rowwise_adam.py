@@ -19,6 +19,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from .item_head import Bert4RecItemHead
+from .sharded_items import is_sharded
 
 
 class RowwiseAdamW(torch.optim.AdamW):
@@ -90,7 +91,7 @@ def rowwise_adamw(
         whole catalogue, which touches every row.
 
     Raises:
-        ValueError: If `optim` is no AdamW of torch.
+        ValueError: If `optim` is no AdamW of torch, or the item embedding is sharded over processes.
 
     Example:
         >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
@@ -102,6 +103,11 @@ def rowwise_adamw(
     """
     if model.config.training_loss == "softmax":
         return None
+    if is_sharded(model.get_input_embeddings().weight):
+        raise ValueError(
+            "The item embedding is sharded over processes, which torch's AdamW updates whole and rowwise_adamw cannot; leave "
+            "optimizer_cls_and_kwargs out."
+        )
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     if optimizer_class is not torch.optim.AdamW:
         raise ValueError(

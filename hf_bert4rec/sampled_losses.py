@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
+from .sharded_items import is_sharded, sharded_rows
 
 
 def draw_negatives(
@@ -65,7 +66,10 @@ def sampled_scores(
         num_negatives)`; the latter `-inf` where a negative is the label.
     """
     tokens = torch.cat([labels, negatives.flatten()])
-    rows = nn.functional.embedding(tokens, decoder.weight, sparse=sparse_gradients[0]).float()
+    if is_sharded(decoder.weight):
+        rows = sharded_rows(decoder.weight, tokens).float()
+    else:
+        rows = nn.functional.embedding(tokens, decoder.weight, sparse=sparse_gradients[0]).float()
     own_rows, other_rows = rows[: len(labels)], rows[len(labels) :]
     with torch.autocast(hidden_states.device.type, enabled=False):
         hidden_states = hidden_states.float()
@@ -76,7 +80,10 @@ def sampled_scores(
             other_rows = other_rows.unflatten(0, negatives.shape)  # (num_labels, num_negatives, hidden)
             negative_scores = (other_rows @ hidden_states[:, :, None])[:, :, 0]  # (num_labels, num_negatives)
     if decoder.bias is not None:
-        bias = torch.gather(decoder.bias, 0, tokens, sparse_grad=sparse_gradients[1]).float()
+        if is_sharded(decoder.bias):
+            bias = sharded_rows(decoder.bias, tokens).float()
+        else:
+            bias = torch.gather(decoder.bias, 0, tokens, sparse_grad=sparse_gradients[1]).float()
         target_scores = target_scores + bias[: len(labels)]
         negative_scores = negative_scores + bias[len(labels) :].view(negatives.shape)
     return target_scores, negative_scores.masked_fill(negatives == labels[:, None], -torch.inf)

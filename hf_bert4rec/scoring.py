@@ -10,6 +10,7 @@ import torch
 
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .sharded_items import is_sharded, sharded_scores
 
 # Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64.
 TOKENS_AT_ONCE = 1 << 13
@@ -39,6 +40,11 @@ class ModelScorer:
             mask_token_id=cast(int, config.mask_token_id),
         )
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the catalogue is split over processes, which must then all score the same histories."""
+        return is_sharded(self.model.get_output_embeddings().weight)
+
     @torch.inference_mode()
     def user_vectors(self, histories: list[np.ndarray]) -> torch.Tensor:
         """Vectors of shape `(num_histories, hidden_size)` in float32, see [`Bert4RecForMaskedLM.user_vectors`]."""
@@ -61,6 +67,8 @@ class ModelScorer:
 
         @torch.inference_mode()
         def score_items(start: int, stop: int) -> torch.Tensor:
+            if self.is_sharded:
+                return sharded_scores(vectors, head, start, stop)
             bias = None if head.bias is None else head.bias[start:stop].float()
             return torch.nn.functional.linear(vectors, head.weight[start:stop].float(), bias)
 

@@ -196,8 +196,9 @@ class Bert4RecTokenizer(TokenizersBackend):
         if unknown not in ("skip", "error"):
             raise ValueError(f"unknown must be 'skip' or 'error', found {unknown!r}; choose one of the two")
         raw_ids, special = _as_list(history, "a history"), self._special_token_ids()
-        found = map(self._tokenizer.token_to_id, _texts(raw_ids, "a history"))
-        tokens = [None if token in special else token for token in found]
+        tokens = list(map(self._tokenizer.token_to_id, _texts(raw_ids, "a history")))
+        if not special.isdisjoint(tokens):
+            tokens = [None if token in special else token for token in tokens]
         unknown_ids = [raw_id for raw_id, token in zip(raw_ids, tokens, strict=True) if token is None]
         if unknown_ids and unknown == "error":
             advice = f"found {unknown_ids[0]!r}; leave it out or use unknown='skip'"
@@ -302,7 +303,7 @@ class _HistoryText(NamedTuple):
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
 
 
 def _integers_as_text(value: Any) -> Any:
@@ -359,8 +360,7 @@ def _title_table(titles: Any, texts: list[str]) -> dict[str, str]:
     values = [None] * len(texts) if titles is None else _as_list(titles, "titles")
     if len(values) != len(texts):
         raise ValueError(f"titles must be one for each of {len(texts)} items, found {len(values)}; use None for none")
-    unknown = [title is None or (isinstance(title, float) and math.isnan(title)) for title in values]
-    known = [index for index, is_unknown in enumerate(unknown) if not is_unknown]
+    known = [i for i, it in enumerate(values) if not (it is None or (isinstance(it, float) and math.isnan(it)))]
     return dict(zip([texts[i] for i in known], _texts([values[i] for i in known], "titles"), strict=True))
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .cpu_attention import CPU_BF16
@@ -29,6 +29,7 @@ from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .process_memory import ReturnFreeMemory
 from .recipes import RECIPES
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
@@ -269,8 +270,11 @@ class _Run:
     def _trainer(self, model: Bert4RecForMaskedLM) -> Trainer:
         ranking = TrainerRanking()
         options = self.options
-        stops_early = options.early_stopping_patience > 0 and self.arguments.load_best_model_at_end
-        callbacks = [EarlyStoppingCallback(options.early_stopping_patience)] if stops_early else []
+        callbacks: list[TrainerCallback] = [self.clock]
+        if options.early_stopping_patience > 0 and self.arguments.load_best_model_at_end:
+            callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
+        if self.arguments.device.type == "cpu":
+            callbacks.append(ReturnFreeMemory())
         return Trainer(
             model=model,
             args=self.arguments,
@@ -280,7 +284,7 @@ class _Run:
             compute_metrics=ranking.compute_metrics,
             preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
             optimizer_cls_and_kwargs=rowwise_adamw(model, self.arguments),
-            callbacks=[*callbacks, self.clock],
+            callbacks=callbacks,
         )
 
     def _validation(self) -> EvaluationSequences:

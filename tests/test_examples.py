@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_bert4rec import InteractionOptions
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, InteractionOptions, prepare
 from hf_bert4rec.evaluation import PROTOCOLS
 from hf_bert4rec.model_card import CardOptions
 from hf_bert4rec.training import option_fields
@@ -20,13 +20,13 @@ from hf_bert4rec.training import option_fields
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
-TESTED = {"01_quickstart.py", "02_movielens.py", "03_reproduce.py"}
+TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py"}
 RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
-def run(name, folder, *arguments):
+def run(name, folder, *arguments, launcher=()):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)]
+    command = [sys.executable, *launcher, str(ROOT / "examples" / name), *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -87,7 +87,7 @@ def row(tmp_path):
 
 def reproduce(folder, *more):
     options = ("--data_dir", "logs", "--output_dir", "runs", "--cards_dir", "cards", *more)
-    return run("03_reproduce.py", folder, "ring.json", *options)
+    return run("04_reproduce.py", folder, "ring.json", *options)
 
 
 def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_again(tmp_path, row):
@@ -95,7 +95,7 @@ def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_ag
     assert done.returncode == 0, done.stderr[-2000:]
     card = (tmp_path / "cards" / "ring.md").read_text()
     assert "# BERT4Rec on a ring\n" in card
-    assert "python examples/03_reproduce.py ring.json --data_dir LOGS --output_dir RUNS\n" in card
+    assert "python examples/04_reproduce.py ring.json --data_dir LOGS --output_dir RUNS\n" in card
     assert "### popularity-100, test" in card
     assert "| mean ± standard deviation |" in card
     facts = json.loads((tmp_path / "cards" / "ring.json").read_text())
@@ -121,7 +121,7 @@ def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     (tmp_path / "logs" / "ring.txt.gz").unlink()
     done = reproduce(tmp_path)
     assert done.stderr == "logs has no ring.txt.gz; give --data_dir with the folder that holds it.\n"
-    done = run("03_reproduce.py", tmp_path, "nothing", "--data_dir", "logs", "--output_dir", "runs")
+    done = run("04_reproduce.py", tmp_path, "nothing", "--data_dir", "logs", "--output_dir", "runs")
     assert done.stderr.startswith("There is no recipe ")
     assert done.stderr.endswith(f"choose of {', '.join(sorted(path.stem for path in RECIPES))}.\n")
 
@@ -142,8 +142,20 @@ def test_a_recipe_gives_options_that_there_are(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_for_the_log_that_it_names(path, real_data, tmp_path):
-    script = runpy.run_path(str(ROOT / "examples" / "03_reproduce.py"))
+    script = runpy.run_path(str(ROOT / "examples" / "04_reproduce.py"))
     recipe = json.loads(path.read_text())
     assert len(recipe["data_hash"]) == 64
     arguments = argparse.Namespace(data_dir=real_data, output_dir=tmp_path)
     assert script["prepared"](path.stem, recipe, arguments).content_hash() == recipe["data_hash"]
+
+
+def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_log):
+    data = prepare(interaction_log, tmp_path / "data", min_user_events=1, min_item_events=1)
+    config = Bert4RecConfig(vocab_size=data.num_items + 3, max_position_embeddings=10)
+    Bert4RecForMaskedLM(config).save_pretrained(tmp_path / "run")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29627")
+    options = ("--data", data.folder, "--model", tmp_path / "run", "--output_dir", tmp_path / "sharded")
+    done = run("03_sharded_items.py", tmp_path, *options, launcher=launcher)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"{-(-config.vocab_size // 2)} of {config.vocab_size} rows in the first process" in done.stdout
+    assert Bert4RecForMaskedLM.from_pretrained(tmp_path / "sharded").config.vocab_size == config.vocab_size

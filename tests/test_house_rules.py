@@ -17,8 +17,9 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 
 # A module imports from lower levels only. A new module gets its level here.
 LEVELS = (
+    {"token_pairs", "sharded_items", "cpu_parallelism"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
-    | {"randomness", "pruned_layer", "dropout", "event_window"},
+    | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory"},
     {"item_embeddings", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
     {"item_head"},
     {"modeling_bert4rec"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_bert4rec import losses
-from hf_bert4rec.losses import ROWS_PER_CHUNK, catalogue_cross_entropy
+from hf_bert4rec.losses import ROWS_PER_BLOCK, catalogue_cross_entropy
 
 
 def random_case(num_labels, vocab_size, with_bias=True):
@@ -44,7 +44,7 @@ def largest_allocation(function):
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("num_labels", "vocab_size"), [(1, 4), (3, 50), (255, 7), (256, 7), (257, 7), (600, 4)])
 def test_loss_and_gradients_equal_a_naive_loop(num_labels, vocab_size, with_bias):
-    assert ROWS_PER_CHUNK == 256  # else the shapes above miss the border of a chunk
+    assert ROWS_PER_BLOCK[1] == 256  # else the shapes above miss the border of a block
     *tensors, labels = random_case(num_labels, vocab_size, with_bias)
     total, count = naive_loss(*tensors, labels)
     loss = catalogue_cross_entropy(*tensors, labels)
@@ -103,7 +103,48 @@ def test_the_matrix_of_all_scores_never_exists():
 
     assert largest_allocation(plain) >= 1500 * 50 * 4
     chunked = largest_allocation(lambda: catalogue_cross_entropy(hidden_states, embeddings, bias, labels).backward())
-    assert chunked == 256 * 50 * 4
+    assert chunked < 300 * 50 * 4  # 1,200 labels in five blocks
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("vocab_size", [6, 7, 8, 50])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tiles_of_the_catalogue_add_up(monkeypatch, with_bias, vocab_size, dtype):
+    monkeypatch.setattr(losses, "ITEMS_PER_TILE", 7)
+    monkeypatch.setattr(losses, "ROWS_PER_BLOCK", (1, 16))
+    *tensors, labels = random_case(50, vocab_size, with_bias)
+    total, count = naive_loss(*tensors, labels)
+    cast = [None if tensor is None else tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
+    loss = catalogue_cross_entropy(*cast, labels)
+    assert loss.dtype == dtype
+    torch.testing.assert_close(loss, (total / count).to(dtype), rtol=1e-6, atol=1e-6)
+    for found, expected in zip(gradients(loss, *cast), gradients(total / count, *tensors), strict=True):
+        torch.testing.assert_close(found, expected.to(dtype), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e2, 1e4])
+def test_scores_of_any_size_are_exact_across_tiles(monkeypatch, scale):
+    monkeypatch.setattr(losses, "ITEMS_PER_TILE", 7)
+    *tensors, labels = random_case(50, 40)
+    hidden_states, embeddings, bias = (tensor.detach() * scale for tensor in tensors)
+    expected = torch.nn.functional.cross_entropy(hidden_states @ embeddings.T + bias, labels)
+    torch.testing.assert_close(catalogue_cross_entropy(hidden_states, embeddings, bias, labels), expected)
+
+
+def test_gradients_can_be_asked_for_twice():
+    *tensors, labels = random_case(50, 9)
+    loss = catalogue_cross_entropy(*tensors, labels)
+    first = torch.autograd.grad(loss, tensors, retain_graph=True)
+    for once, again in zip(first, gradients(3 * loss, *tensors), strict=True):
+        torch.testing.assert_close(again, 3 * once)
+
+
+def test_no_gradient_is_computed_where_none_is_asked_for():
+    *tensors, labels = random_case(20, 5000)
+    with torch.no_grad():
+        assert largest_allocation(lambda: catalogue_cross_entropy(*tensors, labels)) == 16 * 5000 * 4  # the scores
+        loss = catalogue_cross_entropy(*tensors, labels)
+    torch.testing.assert_close(loss, catalogue_cross_entropy(*tensors, labels).detach())
 
 
 @pytest.mark.parametrize("num_labels", [300, 20_000])
@@ -128,7 +169,7 @@ def test_the_loss_is_the_same_where_a_compiler_traces_it():
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("num_labels", [0, 1, 33, 200])
 def test_bfloat16_on_a_cpu_is_close_to_float32_and_sums_over_blocks(monkeypatch, with_bias, num_labels):
-    monkeypatch.setattr(losses, "SCORES_PER_BLOCK", 64 * 50)  # blocks of 64 rows, the last one shorter
+    monkeypatch.setattr(losses, "ROWS_PER_BLOCK", (1, 64))  # blocks of at most 64 rows, the last one shorter
     *tensors, labels = random_case(num_labels, 50, with_bias)
     expected = catalogue_cross_entropy(*tensors, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -141,8 +182,8 @@ def test_bfloat16_on_a_cpu_is_close_to_float32_and_sums_over_blocks(monkeypatch,
 
 
 def test_bfloat16_holds_one_block_of_scores_at_most(monkeypatch):
-    monkeypatch.setattr(losses, "SCORES_PER_BLOCK", 64 * 5000)
+    monkeypatch.setattr(losses, "BYTES_PER_BLOCK", 64 * 5000 * 2)
     *tensors, labels = random_case(640, 5000)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         largest = largest_allocation(lambda: catalogue_cross_entropy(*tensors, labels))
-    assert largest <= 64 * 5000 * 4
+    assert largest <= 64 * 5000 * 2 + 1

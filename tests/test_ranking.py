@@ -141,6 +141,18 @@ def test_lists_equal_a_naive_loop_whatever_the_slice_size(world):
         assert values.tolist() == [row for _, row in expected], given_lists
 
 
+@pytest.mark.parametrize("slice_size", [64, 100, 777])
+@pytest.mark.parametrize("order", ["random", "rising", "falling"])
+def test_lists_of_large_catalogues_equal_a_full_sort(slice_size, order):
+    scores = torch.randn(3, 2003).round(decimals=2)  # with ties
+    if order != "random":
+        scores = scores.sort(1, descending=order == "falling").values
+    tokens, found = top_k_items(slices_of(scores), 20, vocab_size=2003, first_item=0, slice_size=slice_size)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(tokens, expected.indices[:, :20])
+    assert torch.equal(found, expected.values[:, :20])
+
+
 def test_large_random_catalogues_rank_the_same_in_one_slice_and_in_many():
     generator = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 500, (32, 5003), generator=generator).float()

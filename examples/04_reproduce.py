@@ -1,7 +1,7 @@
 """
 One row of the results table from its recipe in `examples/recipes`: prepare, train, test once, write the model card.
 
-    python examples/03_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
+    python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
 
 Stopped, it goes on where it was when the same command is given again; what is finished is not made again.
 """
@@ -66,7 +66,7 @@ def main():
             if not metrics[-1].exists():
                 metrics[-1].write_text(json.dumps(evaluate_run(runs[-1], data, protocol=protocol), indent=1))
 
-    command = f"python examples/03_reproduce.py {Path(arguments.row).name} --data_dir LOGS --output_dir RUNS"
+    command = f"python examples/04_reproduce.py {Path(arguments.row).name} --data_dir LOGS --output_dir RUNS"
     command += f" --seeds {' '.join(map(str, arguments.seeds))}" if arguments.seeds else ""
     print("Written", *write_model_card(runs[0], metrics, cards / f"{row}.md", command=command, **recipe["card"]))
     facts = {"runs": [run / "run.json" for run in runs], "metrics": metrics}

@@ -1,0 +1,38 @@
+"""Free memory goes back to the system, every few steps of a training on a CPU."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hf_bert4rec import process_memory
+from hf_bert4rec.process_memory import STEPS_BETWEEN_TRIMS, ReturnFreeMemory, return_free_memory
+
+
+def resident_bytes():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library is not GNU's")
+def test_what_lies_free_between_blocks_in_use_goes_back():
+    return_free_memory()
+    blocks = [torch.ones(16_000) for _ in range(2000)]  # 64 kB each, too small to be mapped on its own
+    full = resident_bytes()
+    del blocks[:-1:2]
+    assert return_free_memory()
+    assert resident_bytes() < full - 40_000_000
+
+
+def test_a_c_library_without_the_call_gives_nothing_back(monkeypatch):
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert not return_free_memory()
+
+
+def test_a_training_gives_memory_back_every_few_steps(monkeypatch):
+    calls = []
+    monkeypatch.setattr(process_memory, "return_free_memory", lambda: calls.append(step))
+    for step in range(1, 3 * STEPS_BETWEEN_TRIMS):
+        ReturnFreeMemory().on_step_end(None, SimpleNamespace(global_step=step), None)
+    assert calls == [STEPS_BETWEEN_TRIMS, 2 * STEPS_BETWEEN_TRIMS]
