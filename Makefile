@@ -24,7 +24,7 @@ demo: $(STAMP) ## train on the synthetic world, compare with baselines and the b
 	$(BIN)/hf-bert4rec demo $(ARGS)
 
 bench: $(STAMP) ## time and memory beside the peers, installed into .peers/; see benchmarks/README.md (ARGS='--data FOLDER')
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	$(BIN)/python -m benchmarks speed $(ARGS)
 
 test: $(STAMP) ## run every test and every docstring example (ARGS='tests/test_metrics.py -k recall')

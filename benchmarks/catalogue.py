@@ -211,7 +211,7 @@ def plot_scale(rows: list[Row], path: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'hf_bert4rec[bench]'") from error
+        raise ImportError("Plots need matplotlib: pip install 'hf_bert4rec[plots]'") from error
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = (
         ("CPU seconds per step", lambda row: statistics.median(row["step_cpu_seconds"])),

@@ -1,5 +1,5 @@
 """
-The figures of a data set as bars. Needs matplotlib, which the extra `bench` installs.
+The figures of a data set as bars. Needs matplotlib, which the extra `plots` installs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def plot_speed(rows: list[Row], folder: Path) -> list[Path]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'hf_bert4rec[bench]'") from error
+        raise ImportError("Plots need matplotlib: pip install 'hf_bert4rec[plots]'") from error
     groups: dict[tuple, dict[str, Row]] = {}
     for row in rows:
         if "error" not in row:

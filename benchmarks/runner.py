@@ -7,7 +7,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 import shlex
 import subprocess
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from hf_bert4rec.run_record import checkout_commit, hardware
 
 from . import task as sizes
 from .arithmetic import useful_operations
@@ -53,26 +54,9 @@ class Options:
     users: int = 6040
 
 
-def hardware() -> dict[str, Any]:
-    """The machine: processor, number of its threads, memory."""
-    cpu, information = platform.machine(), Path("/proc/cpuinfo")
-    if information.exists():
-        named = [line for line in information.read_text().splitlines() if line.startswith("model name")]
-        cpu = named[0].split(":", 1)[1].strip() if named else cpu
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu, "cpu_count": os.cpu_count(), "memory_gib": round(memory / 2**30)}
-
-
 def commit() -> str:
     """The commit that is measured, with a `+` where what runs was changed since."""
-    git = ["git", "-C", str(ROOT)]
-    changes = [*git, "status", "--porcelain", "--", "hf_bert4rec", "benchmarks", ":!benchmarks/results"]
-    try:
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(changes, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    return checkout_commit(ROOT, "hf_bert4rec", "benchmarks", ":!benchmarks/results") or "unknown"
 
 
 def command_of(mode: str, **options: Any) -> str:

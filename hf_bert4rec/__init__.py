@@ -9,11 +9,12 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .baselines import Markov, Popularity
-from .comparison import compare
+from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .known_results import known_beside
+from .model_card import write_model_card
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
@@ -53,8 +54,10 @@ __all__ = [
     "TrainingSequences",
     "comparability",
     "compare",
+    "evaluate_run",
     "known_beside",
     "load_data",
     "prepare",
     "train",
+    "write_model_card",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -19,12 +20,13 @@ from transformers.utils import logging as transformers_logging
 from . import Bert4RecConfig
 from .answer_files import SUFFIXES, ParquetAnswers
 from .command_options import COMMON_ARGUMENTS, add_options
-from .comparison import check_vocabulary, compare
+from .comparison import check_vocabulary, evaluate_run
 from .demo import run_demo
 from .embedding import write_vectors
 from .interactions import InteractionOptions, load_data, prepare
 from .known_results import known_beside
 from .metrics_text import evaluation_text, known_table, metrics_table
+from .model_card import CardOptions, write_model_card
 from .protocols import PROTOCOLS, comparability, read_metrics
 from .published_results import DATASETS
 from .recipes import RECIPES
@@ -80,29 +82,20 @@ def build_parser(show_all: bool = False) -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    _add_prepare(
-        command(
-            "prepare",
-            "LOG --output_dir DATA",
-            _prepare,
-            "Filter, order and split a log; write histories that `train` reads.",
-        )
-    )
-    _add_train(
-        command("train", "LOG_OR_DATA --output_dir RUN", _train, "Train on a log or on prepared data."), show_all
-    )
-    _add_evaluate(
-        command(
-            "evaluate", "RUN --data DATA", _evaluate, "Metrics of a trained model beside popularity and Markov counts."
-        )
-    )
+    text = "Filter, order and split a log; write histories that `train` reads."
+    _add_prepare(command("prepare", "LOG --output_dir DATA", _prepare, text))
+    text = "Train on a log or on prepared data."
+    _add_train(command("train", "LOG_OR_DATA --output_dir RUN", _train, text), show_all)
+    text = "Metrics of a trained model beside popularity and Markov counts."
+    _add_evaluate(command("evaluate", "RUN --data DATA", _evaluate, text))
     text = "Metrics of two evaluations side by side, or why they cannot be compared (then the exit code is 1)."
     compare_metrics = command("compare-metrics", "METRICS METRICS", _compare_metrics, text)
     for name in ("one", "other"):
         compare_metrics.add_argument(name, metavar="METRICS", help="file that `evaluate --output_file` wrote")
-    _add_recommend(
-        command("recommend", "RUN --history ID ID ...", _recommend, "Next items for histories of item ids, as JSON.")
-    )
+    text = "Next items for histories of item ids, as JSON."
+    _add_recommend(command("recommend", "RUN --history ID ID ...", _recommend, text))
+    text = "Write the README.md of a trained model from its record and its metrics."
+    _add_card(command("card", "RUN --metrics METRICS ...", _card, text))
     text = "Write item and user vectors to Parquet; their product plus bias is the score."
     _add_embed(command("embed", "RUN --output_dir VECTORS", _embed, text))
     text = "Train on a generated world and compare with baselines and with the best possible."
@@ -197,6 +190,14 @@ def _add_embed(parser: argparse.ArgumentParser):
     )
 
 
+def _add_card(parser: argparse.ArgumentParser):
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    text = "files of `evaluate --output_file`: one for each protocol, and those of the same run with other seeds"
+    parser.add_argument("--metrics", metavar="METRICS", nargs="+", required=True, help=text)
+    parser.add_argument("--output_file", help="the card; pictures go beside it (default: README.md in RUN)")
+    add_options(parser, CardOptions, {field.name: field for field in dataclasses.fields(CardOptions)}, title="card")
+
+
 def _add_demo(parser: argparse.ArgumentParser):
     parser.add_argument("--output_file", help="JSON with the metrics of all four")
     parser.add_argument("--output_dir", help="keep log, data and model in this folder")
@@ -223,10 +224,7 @@ def _train(data: str, output_dir: str, overwrite: bool, **options: Any):
 def _evaluate(
     *, run: str, data: str, split: str, protocol: str, dataset: str | None, output_file: str | None, **options: Any
 ):
-    model, tokenizer = load_run(run)
-    loaded = load_data(data)
-    check_vocabulary(tokenizer, loaded)
-    result = compare(model, loaded, split=split, protocol=protocol, **options)
+    result = evaluate_run(run, data, split=split, protocol=protocol, **options)
     if int(os.environ.get("RANK", "0")):
         return  # every process has the whole result; the first one reports
     print(evaluation_text(result))
@@ -375,6 +373,10 @@ def _embed(run: str, data: str | None, output_dir: str, overwrite: bool):
         check_vocabulary(tokenizer, loaded)
     for path in write_vectors(model, tokenizer, output_dir, data=loaded, overwrite=overwrite):
         print(f"Written {path}")
+
+
+def _card(run: str, metrics: list[str], output_file: str | None, **options: Any):
+    print("Written", *write_model_card(run, metrics, output_file, **options))
 
 
 def _demo(output_file: str | None, output_dir: str | None):

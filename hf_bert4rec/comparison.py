@@ -7,15 +7,17 @@ A trained model beside its baselines over one split of prepared data: the conten
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .baselines import Markov, Popularity, count_items
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .evaluation import evaluate
-from .interactions import InteractionData
+from .interactions import InteractionData, load_data
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .protocols import conditions
 from .ranking import Scorer
+from .run_folder import RUN_FILE, load_run, read_record, weights_hash
 from .scoring import ModelScorer
 from .sequences import EvaluationSequences, training_events
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -44,8 +46,9 @@ def compare(
         others (mapping of name to [`ranking.Scorer`], *optional*): Further scorers to compare with.
 
     Returns:
-        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others, and
-        `conditions` ([`protocols.conditions`]) states what the figures are comparable with.
+        `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others. First
+        `data_hash`, see [`InteractionData.content_hash`]; `conditions` ([`protocols.conditions`]) states what the figures
+        are comparable with.
 
     Raises:
         ValueError: If the catalogues differ in size, or split or protocol is unknown or unfit for the data.
@@ -66,9 +69,36 @@ def compare(
     }
     sequences, item_counts = EvaluationSequences(data, split=split), count_items(events, vocab_size)
     facts = conditions(sequences, item_counts, protocol=protocol, seed=seed)
-    return evaluate(scorers, sequences, item_counts, protocol=protocol, batch_size=batch_size, seed=seed) | {
-        "conditions": facts
-    }
+    result = evaluate(scorers, sequences, item_counts, protocol=protocol, batch_size=batch_size, seed=seed)
+    return {"data_hash": data.content_hash()} | result | {"conditions": facts}
+
+
+def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options: Any) -> dict[str, Any]:
+    r"""
+    Evaluate a saved model as [`compare`] does, and say whose figures they are.
+
+    Args:
+        run (`str` or `Path`): Folder of the model.
+        data ([`InteractionData`], `str` or `Path`): Prepared with the model's vocabulary, or its folder.
+        options: Of [`compare`]: `split`, `protocol`, `batch_size`, `seed`, `others`.
+
+    Returns:
+        `dict`: see [`compare`]. First `run`: `weights_hash`, and for a folder that [`train`] wrote `seed` and the other
+        `options` of the training.
+
+    Raises:
+        FileNotFoundError: If a folder or one of its files is missing.
+        ValueError: If the items differ, or split or protocol is unknown.
+    """
+    model, tokenizer = load_run(run)
+    loaded = data if isinstance(data, InteractionData) else load_data(data)
+    check_vocabulary(tokenizer, loaded)
+    found: dict[str, Any] = {"weights_hash": weights_hash(run)}
+    if (Path(run) / RUN_FILE).exists():
+        record = read_record(run)
+        given = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
+        found |= {"seed": record["training_arguments"]["seed"], "options": given}
+    return {"run": found} | compare(model, loaded, **options)
 
 
 def check_vocabulary(tokenizer: Bert4RecTokenizer, data: InteractionData):

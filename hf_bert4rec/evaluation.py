@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
-from .metrics import bootstrap_intervals, difference_intervals, ranking_metrics
+from .metrics import bootstrap_intervals, difference_intervals, metrics_by_popularity, ranking_metrics
 from .protocols import Protocol, find_protocol
 from .randomness import uniform
 from .ranking import ScoreItems, Scorer, rank_targets
@@ -51,10 +51,11 @@ def evaluate(
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
 
     Returns:
-        `dict`: `protocol`, `split`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
+        `dict`: `protocol`, `split`, `seed`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
         each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
         `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user; where items unknown to
-        training are missed also `warm`, the metrics over the other targets alone.
+        training are missed also `warm`, the metrics over the other targets alone. Last `by_popularity`, see
+        [`metrics.metrics_by_popularity`].
 
     Raises:
         ValueError: If the protocol is unknown or needs other data.
@@ -65,23 +66,26 @@ def evaluate(
     first, step = (0, 1) if together else (state.process_index, state.num_processes)
     batches = range(first * batch_size, len(sequences), step * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
-    cold = 0
+    target_counts: list[np.ndarray] = []
     for start in batches:
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
-        cold += int((item_counts[[row["target"] for row in rows]] == 0).sum())
+        target_counts.append(item_counts[[row["target"] for row in rows]])
         rules = _rivals(chosen, rows, item_counts, seed)
         for name, scorer in scorers.items():
             ranks[name].append(_ranks(scorer, rows, rules, item_counts > 0 if chosen.only_known else None))
-    parts = [(cold, {name: np.concatenate([*found, []]) for name, found in ranks.items()})]
+    parts = [(np.concatenate([*target_counts, []]), {name: np.concatenate([*ranks[name], []]) for name in ranks})]
     parts = parts if together else gather_object(parts)
+    counts_of_all = np.concatenate([part[0] for part in parts])
+    ranks_of_all = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
     result = {
         "protocol": protocol,
         "split": sequences.split,
+        "seed": seed,
         "num_users": len(sequences),
-        "cold_targets": sum(part[0] for part in parts) / len(sequences),
+        "cold_targets": int((counts_of_all == 0).sum()) / len(sequences),
     }
-    whole = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
-    return result | _side_by_side(whole, seed, chosen.only_known)
+    by_popularity = metrics_by_popularity(ranks_of_all, counts_of_all, seed=seed)
+    return result | _side_by_side(ranks_of_all, seed, chosen.only_known) | {"by_popularity": by_popularity}
 
 
 def _ranks(scorer: Scorer, rows: list[dict], rules: dict, is_known: np.ndarray | None) -> np.ndarray:

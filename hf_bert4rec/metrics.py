@@ -15,10 +15,12 @@ only the reciprocal counts, are drawn in classes 1 % wide, each with the mean re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+USERS_AT_ONCE = 1 << 16  # whose metrics, one by one, are in memory
 NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -120,13 +122,73 @@ def difference_intervals(
     ranks, other_ranks, ks = _checked_ranks(ranks), _checked_ranks(other_ranks), _checked_ks(ks)
     if len(ranks) != len(other_ranks):
         raise ValueError(f"{len(ranks)} ranks are compared with {len(other_ranks)}: give the same users to both.")
-    names, gains = _gains(ranks, ks)
-    differences = gains - _gains(other_ranks, ks)[1]  # (num_users, num_metrics)
-    mean = differences.mean(0)
-    error = differences.std(0, ddof=1) / np.sqrt(len(ranks)) if len(ranks) > 1 else np.full(len(mean), np.inf)
+    names: list[str] = []
+    total, squares = np.zeros(()), np.zeros(())
+    for start in range(0, len(ranks), USERS_AT_ONCE):
+        users = slice(start, start + USERS_AT_ONCE)
+        names, gains = _gains(ranks[users], ks)
+        differences = gains - _gains(other_ranks[users], ks)[1]  # (users, num_metrics)
+        total, squares = total + differences.sum(0), squares + (differences**2).sum(0)
+    mean, num_others = total / len(ranks), len(ranks) - 1
+    # Differences lie between -1 and 1, so that their squares can be summed without losing digits.
+    variance = np.maximum(squares - total * mean, 0) / num_others if num_others else np.full(len(mean), np.inf)
+    error = np.sqrt(variance / len(ranks))
     # No metric is below 0 or above 1: a single user says no more than that.
     bounds = np.clip([mean - NORMAL_95 * error, mean + NORMAL_95 * error], -1, 1)  # (2, num_metrics)
     return {name: bounds[:, column].tolist() for column, name in enumerate(names)}
+
+
+def metrics_by_popularity(
+    ranks: Mapping[str, np.ndarray], target_counts: np.ndarray, k: int = 10, *, seed: int = 0
+) -> list[dict[str, Any]]:
+    r"""
+    Recall@k and NDCG@k of users grouped by how often their target occurs in training: a scorer may owe its mean to the
+    popular items alone.
+
+    The groups are the same for every log: 0 events, then 1 to 2, 3 to 9, 10 to 29, 30 to 99 and so on, two to a decade.
+
+    Args:
+        ranks (mapping of name to `np.ndarray` of shape `(num_users,)`): Number of items above each target, by scorer.
+        target_counts (`np.ndarray` of shape `(num_users,)`): Training events of each user's target.
+        k (`int`, *optional*, defaults to 10): Length of the list.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+
+    Returns:
+        list of `dict`: for each group that has users, rarest first, `training_events` (`[fewest, most]`), `num_users` and,
+        for each scorer, `recall@k` and `ndcg@k` with 95 % bootstrap `intervals`.
+
+    Raises:
+        ValueError: As [`ranking_metrics`]; also if the numbers of users differ.
+
+    Example:
+        >>> groups = metrics_by_popularity({"model": np.array([0, 3, 30])}, np.array([5, 5, 0]), k=5)
+        >>> [(group["training_events"], group["num_users"], group["model"]["recall@5"]) for group in groups]
+        [([0, 0], 1, 0.0), ([3, 9], 2, 1.0)]
+    """
+    target_counts = np.asarray(target_counts)
+    for name, of_users in ranks.items():
+        if len(of_users) != len(target_counts):
+            raise ValueError(f"{name} has {len(of_users)} ranks for {len(target_counts)} targets: give one for each.")
+    most = int(target_counts.max(initial=0))
+    starts = [0]
+    while starts[-1] <= most:
+        starts.append(10 ** (len(starts) // 2) if len(starts) % 2 else 3 * 10 ** (len(starts) // 2 - 1))
+    group_of = np.searchsorted(starts, target_counts, side="right") - 1
+    names = (f"recall@{k}", f"ndcg@{k}")
+    groups = []
+    for group in np.unique(group_of):
+        inside = group_of == group
+        found: dict[str, Any] = {
+            "training_events": [starts[group], starts[group + 1] - 1],
+            "num_users": int(inside.sum()),
+        }
+        for scorer, of_users in ranks.items():
+            values = ranking_metrics(of_users[inside], (k,))
+            intervals = bootstrap_intervals(of_users[inside], (k,), seed=seed)
+            found[scorer] = {name: values[name] for name in names}
+            found[scorer]["intervals"] = {name: intervals[name] for name in names}
+        groups.append(found)
+    return groups
 
 
 def coverage(recommended: np.ndarray, num_items: int, k: int) -> float:

@@ -13,8 +13,8 @@ SHOWN = ("ndcg@10", "recall@10", "mrr")
 
 
 def scorers_of(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The scorers' metrics of an evaluation, without the facts beside them."""
-    return {name: value for name, value in result.items() if isinstance(value, dict) and name != "conditions"}
+    """The scorers' metrics of an evaluation, or of a group of its `by_popularity`, without the facts beside them."""
+    return {name: value for name, value in result.items() if isinstance(value, dict) and "intervals" in value}
 
 
 def metrics_table(results: dict[str, dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ The folder of a run: whole or absent. It is made as `RUN.partial`, where a stopp
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -20,7 +21,9 @@ from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
 
 RUN_FILE = "run.json"
+RECORD_FORMAT = "hf_bert4rec-run"
 OPTIONS_FILE = "options.json"
+SESSIONS_FILE = "sessions.json"
 
 
 def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer]:
@@ -65,6 +68,41 @@ def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
     return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    r"""
+    The record that [`train`] left in the folder of a run.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Returns:
+        `dict`: see [`run_record.run_record`]; runs of older versions recorded less.
+
+    Raises:
+        FileNotFoundError: If the folder has no record.
+        ValueError: If it cannot be read.
+    """
+    file = Path(folder) / RUN_FILE
+    if not file.exists():
+        raise FileNotFoundError(f"{folder} has no {RUN_FILE}; give the folder of a run of hf-bert4rec train.")
+    try:
+        record = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}; copy the run again.") from error
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
+        raise ValueError(f"{file} is not the record of a run (format is not {RECORD_FORMAT!r}); copy the run again.")
+    return record
+
+
+def weights_hash(folder: str | Path) -> str:
+    """SHA-256 of the weights in a folder, which tells which model a figure belongs to."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):
@@ -122,3 +160,4 @@ def finish(partial: Path, output_dir: Path):
     for path in output_dir.glob("checkpoint-*"):
         shutil.rmtree(path)
     (output_dir / OPTIONS_FILE).unlink()
+    (output_dir / SESSIONS_FILE).unlink(missing_ok=True)

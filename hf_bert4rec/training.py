@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import numpy as np
 import torch
 import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
@@ -34,7 +32,8 @@ from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .process_memory import ReturnFreeMemory
 from .recipes import RECIPES
 from .rowwise_adam import rowwise_adamw
-from .run_folder import RUN_FILE, begin, finish, last_checkpoint
+from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
+from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
 
@@ -150,7 +149,7 @@ def train(
         begin(partial, options, data, overwrite)
     run.train(partial)
     if arguments.process_index == 0:
-        run.save(partial)
+        run.save(partial, options)
         finish(partial, output_dir)
     run.trainer.accelerator.wait_for_everyone()
     return output_dir
@@ -271,7 +270,7 @@ class _Run:
     def _trainer(self, model: Bert4RecForMaskedLM) -> Trainer:
         ranking = TrainerRanking()
         options = self.options
-        callbacks: list[TrainerCallback] = []
+        callbacks: list[TrainerCallback] = [self.clock]
         if options.early_stopping_patience > 0 and self.arguments.load_best_model_at_end:
             callbacks.append(EarlyStoppingCallback(options.early_stopping_patience))
         if self.arguments.device.type == "cpu":
@@ -295,6 +294,7 @@ class _Run:
         """Train to the end, from the newest checkpoint where there is one."""
         with self.arguments.main_process_first():
             checkpoint = last_checkpoint(partial)
+            self.clock = RunClock(partial / SESSIONS_FILE)
         transformers.set_seed(self.arguments.seed)
         is_causal = self.options.causal_probability == 1
         model = Bert4RecForCausalLM(self.config) if is_causal else Bert4RecForMaskedLM(self.config)
@@ -303,35 +303,17 @@ class _Run:
         self.trainer = self._trainer(model)
         self.trainer.train(resume_from_checkpoint=checkpoint)
 
-    def save(self, partial: Path):
+    def save(self, partial: Path, options: dict[str, Any]):
         """Model, tokenizer and the record of the run."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model.save_pretrained(partial)
+        record = run_record(self.trainer, self.data, options, self.options, self.clock)
+        (partial / RUN_FILE).write_text(json.dumps(record, indent=2, default=str))
+        # The vocabulary of ten million items takes gigabytes, and so does the optimiser: one after the other.
+        self.trainer.optimizer = self.trainer.lr_scheduler = None
+        self.trainer.accelerator.free_memory()
         titles = None if self.data.titles is None else self.data.titles.to_pylist()
         items: list[Any] = self.data.item_ids.to_pylist()
         if self.data.item_id_type == "int":
             items = [int(item) for item in items]
-        tokenizer = Bert4RecTokenizer.from_items(items, titles=titles)
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        (partial / RUN_FILE).write_text(json.dumps(self._record(), indent=2, default=str))
-
-    def _record(self) -> dict[str, Any]:
-        state = self.trainer.state
-        return {
-            "format": "hf_bert4rec-run",
-            "data": self.data.metadata,
-            "sequence_options": dataclasses.asdict(self.options),
-            "training_arguments": self.arguments.to_dict(),
-            "global_step": state.global_step,
-            "best_step": state.best_global_step,
-            "best_metric": state.best_metric,
-            "log_history": state.log_history,
-            "versions": {
-                "torch": torch.__version__,
-                "transformers": transformers.__version__,
-                "accelerate": accelerate.__version__,
-                "numpy": np.__version__,
-            },
-            "num_processes": self.arguments.world_size,
-            "device": str(self.arguments.device),
-        }
+        Bert4RecTokenizer.from_items(items, titles=titles).save_pretrained(partial)

@@ -250,7 +250,7 @@ def test_plots_that_cannot_be_drawn_do_not_cost_the_table(tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(cli, "measure", fake_measure([]))
     assert cli.main(["speed", "--datasets", "ml-1m", "--systems", "ours", "--output_dir", str(tmp_path)]) == 0
-    assert "pip install 'hf_bert4rec[bench]'" in capsys.readouterr().err
+    assert "pip install 'hf_bert4rec[plots]'" in capsys.readouterr().err
     assert (tmp_path / "speed.md").exists()
 
 

@@ -200,6 +200,21 @@ def test_a_long_file_is_answered_in_order(world, tmp_path):
             assert one["score"] == pytest.approx(other["score"], abs=1e-5)
 
 
+def test_card_writes_the_page_of_a_run_from_its_metrics(world, capsys, tmp_path):
+    metrics, card = tmp_path / "metrics.json", tmp_path / "card.md"
+    evaluate = ["evaluate", str(world / "run"), "--data", str(world / "data"), "--output_file", str(metrics)]
+    assert main(evaluate) == 0
+    capsys.readouterr()
+    arguments = ["card", str(world / "run"), "--metrics", str(metrics), "--output_file", str(card)]
+    assert main([*arguments, "--dataset", "Ring", "--datasets", '["me/ring"]']) == 0
+    assert capsys.readouterr().out.startswith(f"Written {card}")
+    assert "# BERT4Rec on Ring\n" in card.read_text()
+    assert "- me/ring\n" in card.read_text()
+    refused(capsys, ["card", world / "run", "--metrics", world / "items.csv"], "items.csv cannot be read")
+    refused(capsys, ["card", world / "run", "--metrics", tmp_path / "none.json"], "none.json: No such file")
+    refused(capsys, ["card", tmp_path, "--metrics", metrics], "has no run.json; give the folder of a run")
+
+
 def test_embed_writes_vectors_whose_product_is_the_score(world, capsys, tmp_path):
     output_dir = tmp_path / "vectors"
     assert main(["embed", str(world / "run"), "--data", str(world / "data"), "--output_dir", str(output_dir)]) == 0
@@ -266,7 +281,10 @@ def test_values_have_the_types_of_their_fields():
 
 def test_help_lists_every_command_and_the_options_people_need(capsys):
     for arguments, words in (
-        (["--help"], ["prepare", "train", "evaluate", "compare-metrics", "recommend", "embed", "demo"]),
+        (
+            ["--help"],
+            ["prepare", "train", "evaluate", "compare-metrics", "recommend", "card", "embed", "demo"],
+        ),
         (["evaluate", "--help"], ["temporal", "uniform-100", "as RecBole ranks", "--dataset"]),
         (["train", "--help"], ["--mlm_probability", "--num_train_epochs", "--min_rating", "(default: 0.2)"]),
         (["recommend", "--help"], ["--top_k", "--allowed_items"]),

@@ -1,12 +1,16 @@
 """Model and baselines over one split: the arithmetic of a ring, nothing held out is counted, and whose items they are."""
 
+import json
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, compare, prepare
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, compare, evaluate_run, prepare
 from hf_bert4rec.comparison import check_vocabulary
+from hf_bert4rec.run_folder import weights_hash
 from hf_bert4rec.scoring import ModelScorer
 
 VOCAB_SIZE = 13
@@ -63,6 +67,8 @@ def test_other_scorers_stand_beside_the_model_and_change_nothing(data):
     alone = compare(Ring(data), data)
     found = compare(Ring(data), data, others={"turned_round": Ring(data, sign=-1)})
     assert found["turned_round"]["mrr"] == pytest.approx(1 / 4)  # the target is the last of four
+    for group in found["by_popularity"]:
+        assert group.pop("turned_round")["ndcg@10"] == pytest.approx(1 / math.log2(5))
     assert {name: found[name] for name in alone} == alone
     assert found.keys() - alone.keys() == {"turned_round"}
 
@@ -125,3 +131,27 @@ def test_items_that_are_integers_are_compared_as_they_are_written(interaction_lo
     log = interaction_log.assign(item_id=interaction_log.item_id.str[1:].astype(int))
     data = prepare(log, tmp_path / "integers")
     check_vocabulary(Bert4RecTokenizer.from_items([int(item) for item in data.item_ids.to_pylist()]), data)
+
+
+def test_a_saved_model_is_evaluated_like_the_model_and_its_figures_say_whose_they_are(data, model, tmp_path):
+    run = tmp_path / "run"
+    model.save_pretrained(run)
+    Bert4RecTokenizer.from_items(data.item_ids.to_pylist()).save_pretrained(run)
+    found = evaluate_run(run, data.folder, split="validation")
+    assert found.pop("run") == {"weights_hash": weights_hash(run)}
+    assert found == compare(model, data, split="validation")
+    assert found["data_hash"] == data.content_hash()
+    record = {"format": "hf_bert4rec-run", "training_arguments": {"seed": 5}, "options": {"seed": 5, "bf16": True}}
+    (run / "run.json").write_text(json.dumps(record))
+    assert evaluate_run(run, data)["run"] == {
+        "weights_hash": weights_hash(run), "seed": 5, "options": {"bf16": True},
+    }  # fmt: skip
+
+
+def test_the_hash_of_weights_is_another_for_other_weights(model, tmp_path):
+    model.save_pretrained(tmp_path / "one")
+    model.save_pretrained(tmp_path / "same")
+    model.bert4rec.embeddings.word_embeddings.weight.data[5, 0] += 1
+    model.save_pretrained(tmp_path / "other")
+    one, same, other = (weights_hash(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same != other

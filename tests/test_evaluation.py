@@ -81,7 +81,7 @@ def naive_negatives(user, known, weights, num_negatives, seed=0):
 def naive_evaluation(scorer, data, split, counts, protocol):
     """Every user, every item, one comparison at a time."""
     gains = {f"{name}@{k}": [] for k in (1, 5, 10, 20) for name in ("recall", "ndcg")} | {"mrr": []}
-    is_cold = []
+    is_cold, count_of_hit = [], []
     for user in range(60):
         place = {"validation": data.validation_target, "test": data.test_target}[split][user]
         if place < 0:
@@ -105,8 +105,10 @@ def naive_evaluation(scorer, data, split, counts, protocol):
             gains[f"ndcg@{k}"].append(1 / math.log2(rank + 2) if rank < k else 0.0)
         gains["mrr"].append(1 / (rank + 1))
         is_cold.append(counts[target] == 0)
+        count_of_hit.append((counts[target], rank < 10))
     warm = {name: np.mean(np.array(values)[~np.array(is_cold)]) for name, values in gains.items()}
-    return {name: np.mean(values) for name, values in gains.items()}, warm, np.mean(is_cold), len(is_cold)
+    metrics = {name: np.mean(values) for name, values in gains.items()}
+    return metrics, warm, np.mean(is_cold), count_of_hit
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -117,7 +119,8 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
     result = evaluate(scorers, EvaluationSequences(data, split=split), counts, **options)
     assert (result["protocol"], result["split"]) == (protocol, split)
     for name, scorer in scorers.items():
-        metrics, warm, cold_targets, num_users = naive_evaluation(scorer, data, split, counts, protocol)
+        metrics, warm, cold_targets, count_of_hit = naive_evaluation(scorer, data, split, counts, protocol)
+        num_users = len(count_of_hit)
         assert result["num_users"] == num_users
         assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
         intervals = result[name].pop("intervals")
@@ -130,6 +133,12 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
         assert set(intervals) == set(metrics)
         for key, (low, high) in (differences or {}).items():
             assert (low + high) / 2 == pytest.approx(result["one"][key] - metrics[key], abs=1e-9)
+        for group in result["by_popularity"]:
+            fewest, most = group["training_events"]
+            hits = [hit for count, hit in count_of_hit if fewest <= count <= most]
+            assert (group["num_users"], group[name]["recall@10"]) == (len(hits), pytest.approx(np.mean(hits)))
+        assert sum(group["num_users"] for group in result["by_popularity"]) == num_users
+        assert len(result["by_popularity"]) > 2
 
 
 def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
@@ -192,6 +201,9 @@ def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypa
     assert results[2]["model"]["mrr"] == pytest.approx(alone["model"]["mrr"])
     assert results[2]["model"]["intervals"] == alone["model"]["intervals"]
     assert results[2]["cold_targets"] == alone["cold_targets"]
+    assert [group["num_users"] for group in results[2]["by_popularity"]] == [
+        group["num_users"] for group in alone["by_popularity"]
+    ]
     sizes = [len(ranks["model"]) for _, ranks in parts]
     assert sum(sizes) == len(sequences)
     assert min(sizes) >= 24

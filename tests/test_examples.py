@@ -1,18 +1,27 @@
 """Every example runs in its short form, as a person starts it, and stays short."""
 
+import argparse
+import dataclasses
+import gzip
+import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, prepare
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, InteractionOptions, prepare
+from hf_bert4rec.evaluation import PROTOCOLS
+from hf_bert4rec.model_card import CardOptions
+from hf_bert4rec.training import option_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
-TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py"}
+TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py"}
+RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
 def run(name, folder, *arguments, launcher=()):
@@ -54,6 +63,90 @@ def test_movielens_with_a_wrong_path_says_so_in_one_line(tmp_path):
     assert done.stderr == "nowhere has no u.data; give --path with the unpacked folder of MovieLens-100K.\n"
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def row(tmp_path):
+    """A recipe of the size of a test: twelve users of one line each, around a ring of six items."""
+    (tmp_path / "logs").mkdir()
+    with gzip.open(tmp_path / "logs" / "ring.txt.gz", "wt") as log:
+        for user in range(12):
+            log.write(" ".join(str(number) for number in (user, *((user + step) % 6 for step in range(6)))) + "\n")
+    recipe = {
+        "log": "ring.txt.gz",
+        "one_user_a_line": True,
+        "prepare": {"min_user_events": 1, "min_item_events": 1},
+        "train": {"hidden_size": 16, "intermediate_size": 32, "num_train_epochs": 2, "disable_tqdm": True},
+        "protocols": ["full-catalogue", "popularity-100"],
+        "seeds": [1, 2],
+        "card": {"title": "BERT4Rec on a ring", "limits": "It is a toy."},
+    }
+    (tmp_path / "ring.json").write_text(json.dumps(recipe))
+    return recipe
+
+
+def reproduce(folder, *more):
+    options = ("--data_dir", "logs", "--output_dir", "runs", "--cards_dir", "cards", *more)
+    return run("04_reproduce.py", folder, "ring.json", *options)
+
+
+def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_again(tmp_path, row):
+    done = reproduce(tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = (tmp_path / "cards" / "ring.md").read_text()
+    assert "# BERT4Rec on a ring\n" in card
+    assert "python examples/04_reproduce.py ring.json --data_dir LOGS --output_dir RUNS\n" in card
+    assert "### popularity-100, test" in card
+    assert "| mean ± standard deviation |" in card
+    facts = json.loads((tmp_path / "cards" / "ring.json").read_text())
+    assert facts["recipe"] == row
+    assert [found["seed"] for found in facts["runs"]] == [1, 2]
+    assert [found["protocol"] for found in facts["metrics"]] == row["protocols"] * 2
+    assert facts["runs"][0]["data"]["num_events"] == 72
+    assert str(tmp_path) not in json.dumps(facts)
+    runs = tmp_path / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    assert reproduce(tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+    assert (tmp_path / "cards" / "ring.md").read_text() == card
+    for file in (tmp_path / "logs").iterdir():
+        file.unlink()
+    (tmp_path / "ring.json").write_text(json.dumps(row | {"data_hash": "0" * 64}))
+    done = reproduce(tmp_path, "--seeds", "1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "runs/ring.data holds other data (" in done.stderr
+
+
+def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
+    (tmp_path / "logs" / "ring.txt.gz").unlink()
+    done = reproduce(tmp_path)
+    assert done.stderr == "logs has no ring.txt.gz; give --data_dir with the folder that holds it.\n"
+    done = run("04_reproduce.py", tmp_path, "nothing", "--data_dir", "logs", "--output_dir", "runs")
+    assert done.stderr.startswith("There is no recipe ")
+    assert done.stderr.endswith(f"choose of {', '.join(sorted(path.stem for path in RECIPES))}.\n")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_gives_options_that_there_are(path):
+    recipe = json.loads(path.read_text())
+    known = {"log", "one_user_a_line", "data_hash", "prepare", "train", "protocols", "seeds", "card"}
+    assert recipe.keys() <= known
+    InteractionOptions(**recipe["prepare"])
+    CardOptions(**recipe["card"])
+    options = {name for fields in option_fields().values() for name in fields}
+    options -= {field.name for field in dataclasses.fields(InteractionOptions)}
+    assert recipe["train"].keys() <= options - {"seed"}
+    assert recipe["protocols"] and set(recipe["protocols"]) <= PROTOCOLS.keys()
+    assert recipe["seeds"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_for_the_log_that_it_names(path, real_data, tmp_path):
+    script = runpy.run_path(str(ROOT / "examples" / "04_reproduce.py"))
+    recipe = json.loads(path.read_text())
+    assert len(recipe["data_hash"]) == 64
+    arguments = argparse.Namespace(data_dir=real_data, output_dir=tmp_path)
+    assert script["prepared"](path.stem, recipe, arguments).content_hash() == recipe["data_hash"]
 
 
 def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_log):

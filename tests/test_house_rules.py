@@ -24,9 +24,11 @@ LEVELS = (
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text"},
-    {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "model_card", "baselines", "recipes"}
+    {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
-    {"training", "serving", "web", "comparison"},
+    {"run_record"},
+    {"training", "serving", "web", "comparison", "card_facts"},
+    {"model_card"},
     {"__init__"},
     {"command_options", "demo"},
     {"cli"},

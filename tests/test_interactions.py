@@ -342,3 +342,36 @@ def test_every_option_has_a_help_text():
     import dataclasses
 
     assert all(len(option.metadata["help"]) > 20 for option in dataclasses.fields(InteractionOptions))
+
+
+def test_the_hash_is_that_of_the_content_not_of_file_format_or_titles(tmp_path):
+    log = frame([(user, item, time) for user in "abc" for time, item in enumerate("xyz" if user < "c" else "zyx")])
+    log.to_csv(tmp_path / "log.csv", index=False)
+    log.to_parquet(tmp_path / "log.parquet")
+    titled = {"items": pd.DataFrame({"item_id": ["x"], "title": ["X"]})}
+    found = {
+        prepare(tmp_path / f"log.{kind}", tmp_path / f"{kind}{len(more)}", **KEEP_ALL, **more).content_hash()
+        for kind in ("csv", "parquet")
+        for more in ({}, titled)
+    }
+    assert len(found) == 1
+    assert found == {load_data(tmp_path / "csv0").content_hash()}
+
+
+def test_another_item_user_order_or_split_has_another_hash(tmp_path, monkeypatch):
+    rows = [(user, item, 10 * step + n) for n, user in enumerate("abc") for step, item in enumerate("xyzw")]
+    changed = {
+        "same": (rows, {}),
+        "item": ([(user, item.replace("w", "v"), time) for user, item, time in rows], {}),
+        "user": ([(user.replace("c", "d"), item, time) for user, item, time in rows], {}),
+        "order": ([*rows[:-2], ("c", "w", 22), ("c", "z", 32)], {}),
+        "split": (rows, {"split": "global-time", "validation_share": 0.2, "test_share": 0.2}),
+    }
+    data = {
+        name: prepare(frame(given), tmp_path / name, **KEEP_ALL, **options)
+        for name, (given, options) in changed.items()
+    }
+    hashes = {name: found.content_hash() for name, found in data.items()}
+    assert len(set(hashes.values())) == len(changed)
+    monkeypatch.setattr("hf_bert4rec.interactions.histories.HASHED_AT_ONCE", 3)
+    assert {name: found.content_hash() for name, found in data.items()} == hashes

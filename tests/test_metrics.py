@@ -6,11 +6,13 @@ import time
 import numpy as np
 import pytest
 
+from hf_bert4rec import metrics as metrics_module
 from hf_bert4rec.metrics import (
     bootstrap_intervals,
     coverage,
     difference_intervals,
     mean_popularity_rank,
+    metrics_by_popularity,
     ranking_metrics,
 )
 
@@ -160,7 +162,47 @@ def test_differences_are_paired_by_user():
     assert own[0] < other[1]
 
 
+def test_differences_of_many_users_are_summed_block_by_block(monkeypatch):
+    monkeypatch.setattr(metrics_module, "USERS_AT_ONCE", 7)
+    ranks, others = np.random.default_rng(0).integers(0, 30, (2, 50))
+    gains = [1 / (some + 1) for some in (ranks, others)]
+    differences = gains[0] - gains[1]
+    error = differences.std(ddof=1) / math.sqrt(50)
+    expected = [differences.mean() - 1.959964 * error, differences.mean() + 1.959964 * error]
+    assert difference_intervals(ranks, others)["mrr"] == pytest.approx(expected)
+
+
 def test_one_user_says_nothing_about_a_difference_and_unequal_numbers_are_refused():
     assert difference_intervals(np.array([1]), np.array([2]), ks=(1,))["mrr"] == [-1, 1]
     with pytest.raises(ValueError, match="2 ranks are compared with 3: give the same users to both"):
         difference_intervals(np.zeros(2), np.zeros(3))
+
+
+def test_users_are_grouped_by_the_training_events_of_their_target_two_groups_to_a_decade():
+    counts = np.array([0, 1, 2, 3, 9, 10, 29, 30, 99, 100, 1000, 1000])
+    ranks = {"model": np.arange(12.0), "other": np.full(12, 20)}
+    groups = metrics_by_popularity(ranks, counts)
+    edges = [[0, 0], [1, 2], [3, 9], [10, 29], [30, 99], [100, 299], [1000, 2999]]
+    assert [group["training_events"] for group in groups] == edges
+    assert [group["num_users"] for group in groups] == [1, 2, 2, 2, 2, 1, 2]
+    assert [group["model"]["recall@10"] for group in groups] == [1, 1, 1, 1, 1, 1, 0]
+    assert groups[1]["model"]["ndcg@10"] == pytest.approx((1 / math.log2(3) + 1 / math.log2(4)) / 2)
+    assert {group["other"]["recall@10"] for group in groups} == {0}
+
+
+def test_the_groups_make_up_the_whole_and_their_intervals_are_those_of_their_users():
+    random = np.random.default_rng(0)
+    counts, ranks = random.integers(0, 500, 800), random.integers(0, 30, 800)
+    groups = metrics_by_popularity({"model": ranks}, counts, k=5, seed=3)
+    for name in ("recall@5", "ndcg@5"):
+        whole = sum(group["num_users"] * group["model"][name] for group in groups) / 800
+        assert whole == pytest.approx(ranking_metrics(ranks, (5,))[name])
+    inside = (counts >= 30) & (counts <= 99)
+    found = next(group for group in groups if group["training_events"] == [30, 99])["model"]["intervals"]
+    expected = bootstrap_intervals(ranks[inside], (5,), seed=3)
+    assert found == {name: expected[name] for name in ("recall@5", "ndcg@5")}
+
+
+def test_ranks_without_a_target_are_refused():
+    with pytest.raises(ValueError, match="model has 2 ranks for 3 targets: give one for each"):
+        metrics_by_popularity({"model": np.zeros(2)}, np.zeros(3))

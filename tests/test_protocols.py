@@ -110,7 +110,8 @@ def test_an_evaluation_states_its_conditions(data):
     found = compare(Constant(data), data)
     facts = found["conditions"]
     assert set(found) == {
-        "protocol", "split", "num_users", "cold_targets", "model", "popularity", "markov", "conditions"
+        "protocol", "split", "num_users", "cold_targets", "model", "popularity", "markov", "conditions",
+        "data_hash", "seed", "by_popularity",
     }  # fmt: skip
     assert facts.pop("targets") == compare(Constant(data), data, protocol="unfiltered")["conditions"]["targets"]
     assert facts == {

@@ -1,0 +1,78 @@
+"""
+One row of the results table from its recipe in `examples/recipes`: prepare, train, test once, write the model card.
+
+    python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
+
+Stopped, it goes on where it was when the same command is given again; what is finished is not made again.
+"""
+
+import argparse
+import gzip
+import json
+import sys
+from pathlib import Path
+
+from hf_bert4rec import evaluate_run, load_data, prepare, train, write_model_card
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def events_of(log: Path, file: Path) -> Path:
+    """A log with one user a line, `user item item ...`, as a file with one event a line."""
+    with gzip.open(log, "rt") as lines, file.open("w") as events:
+        events.write("user_id,item_id\n")
+        for user, *items in map(str.split, lines):
+            events.writelines(f"{user},{item}\n" for item in items)
+    return file
+
+
+def prepared(row: str, recipe: dict, arguments: argparse.Namespace):
+    """The data of a row, made where it is missing and checked to be those that the recipe is meant for."""
+    folder, log = arguments.output_dir / f"{row}.data", arguments.data_dir / recipe["log"]
+    if not folder.exists():
+        if not log.exists():
+            sys.exit(f"{arguments.data_dir} has no {recipe['log']}; give --data_dir with the folder that holds it.")
+        if recipe.get("one_user_a_line"):
+            log = events_of(log, arguments.output_dir / f"{row}.csv")
+        prepare(log, folder, **recipe["prepare"])
+    data = load_data(folder)
+    expected, found = recipe.get("data_hash"), data.content_hash()
+    if expected not in (None, found):
+        sys.exit(f"{folder} holds other data ({found[:12]}) than the recipe's ({expected[:12]}); get the same log.")
+    return data
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", help="name of a recipe in examples/recipes, or path of one that ends in .json")
+    parser.add_argument("--data_dir", type=Path, required=True, help="folder of the logs")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder for prepared data, runs and metrics")
+    parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="folder for the card")
+    parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the recipe")
+    arguments = parser.parse_args()
+    file = Path(arguments.row) if arguments.row.endswith(".json") else RECIPES / f"{arguments.row}.json"
+    if not file.exists():
+        sys.exit(f"There is no recipe {file}; choose of {', '.join(sorted(path.stem for path in RECIPES.iterdir()))}.")
+    row, recipe, cards = file.stem, json.loads(file.read_text()), arguments.cards_dir
+    arguments.output_dir.mkdir(parents=True, exist_ok=True), cards.mkdir(parents=True, exist_ok=True)
+
+    data, runs, metrics = prepared(row, recipe, arguments), [], []
+    for seed in arguments.seeds or recipe["seeds"]:
+        runs.append(arguments.output_dir / f"{row}-{seed}")
+        if not runs[-1].exists():
+            train(data, runs[-1], seed=seed, **recipe["train"])
+        for protocol in recipe["protocols"]:
+            metrics.append(arguments.output_dir / f"{row}-{seed}-{protocol}.json")
+            if not metrics[-1].exists():
+                metrics[-1].write_text(json.dumps(evaluate_run(runs[-1], data, protocol=protocol), indent=1))
+
+    command = f"python examples/04_reproduce.py {Path(arguments.row).name} --data_dir LOGS --output_dir RUNS"
+    command += f" --seeds {' '.join(map(str, arguments.seeds))}" if arguments.seeds else ""
+    print("Written", *write_model_card(runs[0], metrics, cards / f"{row}.md", command=command, **recipe["card"]))
+    facts = {"runs": [run / "run.json" for run in runs], "metrics": metrics}
+    found = {name: [json.loads(file.read_text()) for file in files] for name, files in facts.items()}
+    (cards / f"{row}.json").write_text(json.dumps({"command": command, "recipe": recipe} | found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""
+What a model card is made of: the record of a run and metrics files, checked to belong together.
+
+*Source:* none; a figure beside the wrong weights is the commonest mistake of such pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .configuration_bert4rec import Bert4RecConfig
+from .protocols import PROTOCOLS
+from .run_folder import read_record, weights_hash
+from .tokenization_bert4rec import Bert4RecTokenizer
+
+# What `run.json` holds since cards are made of it, in the words of a card.
+RECORDED = {
+    "commands": "the exact commands",
+    "data_hash": "a hash of the data",
+    "wall_seconds": "the time that training took",
+    "hardware": "the machine",
+    "num_parameters": "the number of parameters",
+}
+NUM_EXAMPLE_ITEMS = 3
+
+
+@dataclass
+class CardFacts:
+    r"""
+    Everything a card says, as it was recorded.
+
+    Args:
+        folder (`Path`): Of the run.
+        record (`dict`): Its `run.json`.
+        config ([`Bert4RecConfig`]): The model's.
+        example_items (`list`): Some item ids of its catalogue, the most popular ones.
+        metrics (list of `dict`): Metrics files of these weights, one for each protocol and split.
+        other_seeds (list of `dict`): Metrics files of the same training with other seeds.
+        missing (list of `str`): What the files do not say, in words.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    config: Bert4RecConfig
+    example_items: list[str | int]
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    other_seeds: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        """What weights, masks, windows and order were drawn with."""
+        return self.record["training_arguments"]["seed"]
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The validation curve: one entry for each evaluation."""
+        return [entry for entry in self.record["log_history"] if "eval_ndcg@10" in entry]
+
+
+def read_facts(run: str | Path, metrics: Sequence[str | Path]) -> CardFacts:
+    r"""
+    Read a run and its metrics files.
+
+    Args:
+        run (`str` or `Path`): Folder that [`train`] wrote.
+        metrics (sequence of `str` or `Path`): Files of `hf-bert4rec evaluate --output_file`.
+
+    Returns:
+        [`CardFacts`]
+
+    Raises:
+        FileNotFoundError: If the folder or a file is missing.
+        ValueError: If a file cannot be read, or its figures are not those of this run or of another seed of it.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}; check the path.")
+    record = read_record(folder)
+    tokenizer = Bert4RecTokenizer.from_pretrained(folder)
+    items = tokenizer.item_ids[:NUM_EXAMPLE_ITEMS]
+    facts = CardFacts(folder, record, Bert4RecConfig.from_pretrained(folder), items)
+    own_hash = weights_hash(folder)
+    for file in metrics:
+        found = _read_metrics(Path(file))
+        if found.get("run", {}).get("weights_hash", own_hash) == own_hash:
+            _check_own(facts, found, file)
+            facts.metrics.append(found)
+        else:
+            _check_other_seed(facts, found, file)
+            facts.other_seeds.append(found)
+    if not facts.metrics:
+        raise ValueError(
+            f"None of the metrics files is of the weights in {folder}; write one with hf-bert4rec evaluate {folder} "
+            "--output_file."
+        )
+    facts.missing = _missing(facts)
+    return facts
+
+
+def _read_metrics(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{file} cannot be read: {error}; write it with hf-bert4rec evaluate --output_file."
+        ) from error
+    known = isinstance(found, dict) and found.get("protocol") in PROTOCOLS and "intervals" in found.get("model", {})
+    if not known:
+        raise ValueError(
+            f"{file} is no metrics file (protocol, model or intervals are missing); write one with hf-bert4rec evaluate "
+            "--output_file."
+        )
+    return found
+
+
+def _check_own(facts: CardFacts, found: dict[str, Any], file: str | Path):
+    hashes: tuple[Any, Any] = facts.record.get("data_hash"), found.get("data_hash")
+    if None not in hashes and hashes[0] != hashes[1]:
+        raise ValueError(
+            f"{file} was measured on other data ({hashes[1][:12]}) than the run was trained on ({hashes[0][:12]}); evaluate "
+            "it on the data of the run."
+        )
+    if any(_kind(found) == _kind(other) for other in facts.metrics):
+        raise ValueError(f"{file} is a second file for {' and '.join(_kind(found))}; give one for each protocol.")
+
+
+def _check_other_seed(facts: CardFacts, found: dict[str, Any], file: str | Path):
+    run, record = found["run"], facts.record
+    own = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
+    differing = [name for name in own | run.get("options", {}) if own.get(name) != run.get("options", {}).get(name)]
+    if "seed" not in run or run["seed"] == facts.seed:
+        wrong = f"of other weights with the seed {run.get('seed')}"
+    elif found.get("data_hash") != record.get("data_hash"):
+        wrong = "of another run on other data"
+    elif differing:
+        wrong = f"of a run with another {differing[0]}"
+    elif any((_kind(other), other["run"]["seed"]) == (_kind(found), run["seed"]) for other in facts.other_seeds):
+        wrong = f"of the seed {run['seed']} a second time"
+    else:
+        return
+    raise ValueError(
+        f"{file} holds metrics {wrong}, not those of {facts.folder}; evaluate {facts.folder}, or give metrics of the same "
+        "training with another seed."
+    )
+
+
+def _kind(metrics: dict[str, Any]) -> tuple[str, str]:
+    return metrics["protocol"], metrics["split"]
+
+
+def _missing(facts: CardFacts) -> list[str]:
+    """What a record or a metrics file of an older version does not say."""
+    record = facts.record
+    missing = [words for name, words in RECORDED.items() if name not in record]
+    sessions = record.get("sessions") or [{}]
+    if sessions[0].get("first_step", 0):
+        missing.append(f"the time of the first {sessions[0]['first_step']:,} steps")
+    if any("run" not in metrics for metrics in facts.metrics):
+        missing.append("whether the metrics are those of these weights")
+    if not any(metrics.get("by_popularity") for metrics in facts.metrics):
+        missing.append("recall by the popularity of the target")
+    return missing

@@ -1,0 +1,336 @@
+"""
+The page of a trained model, made of the run's own record and its metrics files, never by hand.
+
+*Source:* Mitchell et al., "Model Cards for Model Reporting" (FAT* 2019); metadata as huggingface_hub checks it.
+
+*Differences:* the wording is in `model_card_template.md`; here are the figures that it speaks of.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .card_facts import CardFacts, read_facts
+from .interactions.histories import report_text
+from .metrics_text import scorers_of
+from .plots import group_name, plot_popularity, plot_validation
+from .protocols import PROTOCOLS
+
+TEMPLATE = Path(__file__).with_name("model_card_template.md")
+TASK = "next-item-recommendation"
+COLUMNS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "recall@20": "Recall@20", "mrr": "MRR"}
+SCORERS = {"popularity": "popularity", "markov": "Markov counts"}
+SEED_COLUMNS = ("ndcg@10", "recall@10")
+CURVE_ROWS = 12
+# Groups with fewer users are in the table, but nothing is concluded from them.
+MIN_USERS_OF_A_GROUP = 50
+
+
+@dataclass
+class CardOptions:
+    """What the record of a run does not know; the fields are options of `hf-bert4rec card`."""
+
+    title: str | None = field(
+        default=None, metadata={"help": "Heading of the card (default: the model and its data)."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "What people call the data (default: the name of the log's file)."}
+    )
+    datasets: list[str] | None = field(default=None, metadata={"help": "JSON list of ids of data sets on the Hub."})
+    license: str = field(default="apache-2.0", metadata={"help": "Licence of the weights, as the Hub names it."})
+    model_id: str | None = field(
+        default=None, metadata={"help": "What `pipeline` loads the model from (default: the name of RUN)."}
+    )
+    limits: str | None = field(default=None, metadata={"help": "A sentence to add to the limits."})
+    command: str | None = field(
+        default=None, metadata={"help": "A command that makes run and card, in place of those that the run recorded."}
+    )
+
+
+def write_model_card(
+    run: str | Path, metrics: Sequence[str | Path], output_file: str | Path | None = None, **options: Any
+) -> list[Path]:
+    r"""
+    Write the card of a run, and beside it pictures of the validation curve and of recall by item popularity.
+
+    Without matplotlib there are no pictures; the card has the same figures as tables, and says so.
+
+    Args:
+        run (`str` or `Path`): Folder that [`train`] wrote.
+        metrics (sequence of `str` or `Path`): Files of `hf-bert4rec evaluate --output_file` or of [`evaluate_run`]: one for
+            each protocol, and those of the same training with other seeds.
+        output_file (`str` or `Path`, *optional*): The card; `README.md` in the folder by default.
+        options: Fields of [`CardOptions`].
+
+    Returns:
+        list of `Path`: the card and its pictures.
+
+    Raises:
+        FileNotFoundError: If the folder or a file is missing.
+        ValueError: If a file cannot be read, or the metrics are not those of this run.
+
+    Example:
+        ```python
+        >>> write_model_card("run", ["metrics.json"])  # doctest: +SKIP
+        [PosixPath('run/README.md'), PosixPath('run/validation.png'), PosixPath('run/popularity.png')]
+        ```
+    """
+    chosen, facts = CardOptions(**options), read_facts(run, metrics)
+    file = facts.folder / "README.md" if output_file is None else Path(output_file)
+    prefix = "" if file.stem == "README" else f"{file.stem}-"
+    pictures, reason = _pictures(facts, file.parent, prefix)
+    content = _content(facts, chosen) | {"pictures": pictures, "no_pictures": reason}
+    card = ModelCard.from_template(_metadata(facts, chosen), template_path=str(TEMPLATE), **content)
+    whole = file.with_name(file.name + ".partial")
+    whole.write_text(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n", encoding="utf-8")
+    whole.replace(file)
+    return [file, *(file.parent / name for name in pictures.values())]
+
+
+def _pictures(facts: CardFacts, folder: Path, prefix: str) -> tuple[dict[str, str], str | None]:
+    """File names of the pictures that were made, and why there are none."""
+    made: dict[str, str] = {}
+    groups = _groups(facts)
+    try:
+        if facts.evaluations:
+            made["validation"] = f"{prefix}validation.png"
+            plot_validation(facts.record["log_history"], facts.record["best_step"], folder / made["validation"])
+        if groups:
+            made["popularity"] = f"{prefix}popularity.png"
+            plot_popularity(groups, folder / made["popularity"])
+    except ImportError as error:
+        return {}, str(error)
+    return made, None
+
+
+def _metadata(facts: CardFacts, options: CardOptions) -> ModelCardData:
+    """What the Hub reads: tags, and the results of the model by protocol."""
+    dataset = _dataset(facts, options)
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-") or "interactions"
+    results = [
+        EvalResult(
+            task_type=TASK,
+            task_name="Next-item recommendation",
+            dataset_type=slug,
+            dataset_name=dataset,
+            dataset_config=found["protocol"],
+            dataset_split=found["split"],
+            metric_type=metric,
+            metric_name=f"{name} ({found['protocol']})",
+            metric_value=round(found["model"][metric], 5),
+        )
+        for found in facts.metrics
+        for metric, name in COLUMNS.items()
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        license=options.license,
+        tags=["bert4rec", "hf_bert4rec", "sequential-recommendation", "recommender-system", TASK],
+        datasets=options.datasets,
+        metrics=["recall", "ndcg", "mrr"],
+        model_name=_title(facts, options),
+        eval_results=results,
+    )
+
+
+def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
+    """Everything that the template speaks of."""
+    record = facts.record
+    commands = record.get("commands", []) if options.command is None else [options.command]
+    return {
+        "title": _title(facts, options),
+        "dataset": _dataset(facts, options),
+        "model": _model_name(facts),
+        "config": facts.config,
+        "record": record,
+        "model_id": options.model_id or facts.folder.resolve().name,
+        "example_items": facts.example_items,
+        "results": [_result(found, facts) for found in facts.metrics],
+        "groups": _group_rows(_groups(facts)),
+        "commands": commands,
+        "training": _training_rows(facts),
+        "chosen_by": record["training_arguments"]["metric_for_best_model"],
+        "curve": _curve_rows(facts),
+        "data_report": report_text(record["data"]["report"]).splitlines(),
+        "limits": [*_limits(facts), *([options.limits] if options.limits else [])],
+        "missing": facts.missing,
+    }
+
+
+def _model_name(facts: CardFacts) -> str:
+    return "SASRec" if facts.config.reading == "causal" else "BERT4Rec"
+
+
+def _dataset(facts: CardFacts, options: CardOptions) -> str:
+    return options.dataset or Path(facts.record["data"]["report"]["log"]).name.split(".")[0]
+
+
+def _title(facts: CardFacts, options: CardOptions) -> str:
+    return options.title or f"{_model_name(facts)} on {_dataset(facts, options)}"
+
+
+def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
+    """The table of one protocol, and what other seeds gave under it."""
+    rows = []
+    for scorer, metrics in scorers_of(found).items():
+        rows.append([_scorer_name(scorer, facts), *(_with_interval(metrics, name) for name in COLUMNS)])
+        if "first_minus_this" in metrics:
+            leads = [metrics["first_minus_this"][name] for name in COLUMNS]
+            rows.append(["– lead over it, user by user", *(f"{low:+.4f} to {high:+.4f}" for low, high in leads)])
+    kind = (found["protocol"], found["split"])
+    same = [other for other in facts.other_seeds if (other["protocol"], other["split"]) == kind]
+    by_seed = {facts.seed: found["model"]} | {other["run"]["seed"]: other["model"] for other in same}
+    seeds = [[str(seed), *(f"{metrics[name]:.4f}" for name in SEED_COLUMNS)] for seed, metrics in by_seed.items()]
+    if len(by_seed) > 1:
+        columns = [[metrics[name] for metrics in by_seed.values()] for name in SEED_COLUMNS]
+        seeds.append(["mean ± standard deviation", *(f"{_mean(column)} ± {_spread(column)}" for column in columns)])
+    return {
+        **found,
+        "description": PROTOCOLS[found["protocol"]].description,
+        "columns": ["", *COLUMNS.values()],
+        "rows": rows,
+        "seed_columns": ["seed", *(COLUMNS[name] for name in SEED_COLUMNS)],
+        "seeds": seeds if len(by_seed) > 1 else [],
+    }
+
+
+def _scorer_name(scorer: str, facts: CardFacts) -> str:
+    return f"**{_model_name(facts)}**" if scorer == "model" else SCORERS.get(scorer, scorer)
+
+
+def _with_interval(metrics: dict[str, Any], name: str) -> str:
+    low, high = metrics["intervals"][name]
+    return f"{metrics[name]:.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.4f}"
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.stdev(values):.4f}"
+
+
+def _groups(facts: CardFacts) -> list[dict[str, Any]]:
+    """By popularity of the target, of the first metrics file that tells."""
+    return next((found["by_popularity"] for found in facts.metrics if found.get("by_popularity")), [])
+
+
+def _group_rows(groups: list[dict[str, Any]]) -> dict[str, Any]:
+    if not groups:
+        return {}
+    names = list(scorers_of(groups[0]))
+    columns = [
+        "training events",
+        "users",
+        *(f"Recall@10, {SCORERS.get(name, name)}" for name in names),
+        "NDCG@10, model",
+    ]
+    rows = [
+        [
+            group_name(group),
+            f"{group['num_users']:,}",
+            *(_with_interval(group[name], "recall@10") for name in names),
+            f"{group['model']['ndcg@10']:.4f}",
+        ]
+        for group in groups
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def _training_rows(facts: CardFacts) -> list[list[str]]:
+    """What was done, on what, and how long it took."""
+    record, config = facts.record, facts.config
+    sequence, arguments = record["sequence_options"], record["training_arguments"]
+    size = f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads"
+    batch_size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
+    steps = f"{record['global_step']:,}, in batches of {batch_size * record['num_processes']}"
+    kept = "the last" if record["best_step"] is None else f"those of step {record['best_step']:,}, best on validation"
+    causal, hidden = sequence["causal_probability"], f"{sequence['mlm_probability']:.0%} of the items hidden"
+    samples = f"{causal:.0%} predict each item from those before it" + (f", the others {hidden}" if causal < 1 else "")
+    rows = [
+        ["recipe", sequence["recipe"]],
+        ["seed", str(facts.seed)],
+        ["model", f"{size}, last {config.max_position_embeddings} events, loss `{config.training_loss}`"],
+        ["samples", samples],
+        ["steps", f"{steps}, learning rate {arguments['learning_rate']:g}, dropout {config.hidden_dropout_prob:g}"],
+        ["precision", "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "float32"],
+        ["weights kept", kept],
+    ]
+    return rows + _machine_rows(record)
+
+
+def _machine_rows(record: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    if "wall_seconds" in record:
+        sessions = record["sessions"]
+        starts = "" if len(sessions) == 1 else f", {len(sessions)} starts"
+        wall, cpu = record["wall_seconds"] / 60, record["cpu_seconds"] / 60
+        rows.append(["time", f"{wall:.1f} minutes, {cpu:.1f} CPU minutes{starts}, from {sessions[0]['started']}"])
+        machines = dict.fromkeys(_machine(session) for session in sessions)
+        rows.append(["hardware", "; then ".join(machines)])
+        peak = max((session["peak_memory_bytes"] or 0 for session in sessions), default=0)
+        rows += [["peak memory", f"{peak / 1e6:,.0f} MB"]] if peak else []
+    rows.append(["versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())])
+    rows += [["data, SHA-256", f"`{record['data_hash']}`"]] if "data_hash" in record else []
+    return rows
+
+
+def _machine(session: dict[str, Any]) -> str:
+    machine = session["hardware"]
+    memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']} GiB"
+    names = session.get("accelerators") or []
+    accelerators = f", {len(names)} × {names[0]}" if names else ""
+    threads = session.get("threads")
+    return f"{machine['cpu']}, {machine['cpu_count']} logical cores{memory}{accelerators}, threads used: {threads}"
+
+
+def _curve_rows(facts: CardFacts) -> list[list[str]]:
+    """The validation curve, thinned; the first, the kept and the last evaluation are always there."""
+    entries = facts.evaluations
+    every = -(-len(entries) // CURVE_ROWS) or 1
+    best = facts.record["best_step"]
+    chosen = [e for n, e in enumerate(entries) if n % every == 0 or e["step"] == best or e is entries[-1]]
+    return [
+        [
+            f"{entry['step']:,}" + (" (kept)" if entry["step"] == best else ""),
+            f"{entry['epoch']:.1f}",
+            *(f"{entry[f'eval_{name}']:.4f}" for name in ("loss", "ndcg@10", "recall@10")),
+        ]
+        for entry in chosen
+    ]
+
+
+def _limits(facts: CardFacts) -> list[str]:
+    """What follows from the figures themselves."""
+    data, found = facts.record["data"], facts.metrics[0]
+    limits = [
+        f"It knows the {data['num_items']:,} items of its log and no others: unknown items in a history are skipped, new "
+        "ones are never recommended before it is trained again.",
+        "It reads the order of events alone: no times between them, no ratings, no attributes of items or users.",
+        f"It was measured on what {found['num_users']:,} users of this log did next, not on what they do when shown its "
+        "recommendations.",
+    ]
+    if data["split"] == "leave-one-out":
+        limits.append(
+            "Leave-one-out trains on events of other users that are later than the test event, which a service in use cannot."
+        )
+    if found["cold_targets"]:
+        limits.append(f"{found['cold_targets']:.1%} of the targets never occur in training and cannot be found.")
+    groups = [group for group in _groups(facts) if group["num_users"] >= MIN_USERS_OF_A_GROUP]
+    if len(groups) > 1:
+        rare, common = ((group_name(group), group["model"]["recall@10"]) for group in (groups[0], groups[-1]))
+        limits.append(
+            f"How well it does depends on popularity: Recall@10 is {rare[1]:.3f} for targets with {rare[0]} training events "
+            f"and {common[1]:.3f} for those with {common[0]}."
+        )
+    if not facts.other_seeds:
+        limits.append("One seed was trained: how much another would differ is not known.")
+    return limits
