@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, InteractionOptions, prepare
-from hf_bert4rec.evaluation import PROTOCOLS
 from hf_bert4rec.model_card import CardOptions
+from hf_bert4rec.protocols import PROTOCOLS
 from hf_bert4rec.training import option_fields
 
 ROOT = Path(__file__).resolve().parent.parent
