@@ -6,14 +6,13 @@ What a model card is made of: the record of a run and metrics files, checked to 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .configuration_bert4rec import Bert4RecConfig
-from .protocols import PROTOCOLS
+from .protocols import PROTOCOLS, read_metrics
 from .run_folder import read_record, weights_hash
 from .tokenization_bert4rec import Bert4RecTokenizer
 
@@ -86,7 +85,7 @@ def read_facts(run: str | Path, metrics: Sequence[str | Path]) -> CardFacts:
     facts = CardFacts(folder, record, Bert4RecConfig.from_pretrained(folder), items)
     own_hash = weights_hash(folder)
     for file in metrics:
-        found = _read_metrics(Path(file))
+        found = _read_metrics(file)
         if found.get("run", {}).get("weights_hash", own_hash) == own_hash:
             _check_own(facts, found, file)
             facts.metrics.append(found)
@@ -102,18 +101,12 @@ def read_facts(run: str | Path, metrics: Sequence[str | Path]) -> CardFacts:
     return facts
 
 
-def _read_metrics(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
+def _read_metrics(file: str | Path) -> dict[str, Any]:
+    found = read_metrics(file)
+    if found["protocol"] not in PROTOCOLS or "intervals" not in found.get("model", {}):
         raise ValueError(
-            f"{file} cannot be read: {error}; write it with hf-bert4rec evaluate --output_file."
-        ) from error
-    known = isinstance(found, dict) and found.get("protocol") in PROTOCOLS and "intervals" in found.get("model", {})
-    if not known:
-        raise ValueError(
-            f"{file} is no metrics file (protocol, model or intervals are missing); write one with hf-bert4rec evaluate "
-            "--output_file."
+            f"{file} holds no metrics of a model under a known protocol, with intervals; give a file that evaluate "
+            "--output_file wrote."
         )
     return found
 

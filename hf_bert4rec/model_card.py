@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .card_facts import CardFacts, read_facts
 from .interactions.histories import report_text
+from .known_results import known_beside
 from .metrics_text import scorers_of
 from .plots import group_name, plot_popularity, plot_validation
 from .protocols import PROTOCOLS
@@ -177,8 +178,8 @@ def _title(facts: CardFacts, options: CardOptions) -> str:
 
 
 def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
-    """The table of one protocol, and what other seeds gave under it."""
-    rows = []
+    """The table of one protocol, what other seeds gave under it, and what others published."""
+    protocol, rows = PROTOCOLS[found["protocol"]], []
     for scorer, metrics in scorers_of(found).items():
         rows.append([_scorer_name(scorer, facts), *(_with_interval(metrics, name) for name in COLUMNS)])
         if "first_minus_this" in metrics:
@@ -193,12 +194,24 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
         seeds.append(["mean ± standard deviation", *(f"{_mean(column)} ± {_spread(column)}" for column in columns)])
     return {
         **found,
-        "description": PROTOCOLS[found["protocol"]].description,
+        "description": protocol.description,
+        "is_sampled": protocol.num_negatives is not None,
+        "published": _published(found),
         "columns": ["", *COLUMNS.values()],
         "rows": rows,
         "seed_columns": ["seed", *(COLUMNS[name] for name in SEED_COLUMNS)],
         "seeds": seeds if len(by_seed) > 1 else [],
     }
+
+
+def _published(found: dict[str, Any]) -> list[list[str]]:
+    """Comparable figures of other people for the same events, the best first."""
+    beside = known_beside(found)
+    rows = [] if beside is None else [row for row in beside.comparable if row.tolerance is None]
+    return [
+        [row.model, *(f"{row.metrics[name]:.4f}" if name in row.metrics else "" for name in SEED_COLUMNS), row.source]
+        for row in rows
+    ]
 
 
 def _scorer_name(scorer: str, facts: CardFacts) -> str:

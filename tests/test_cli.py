@@ -210,8 +210,8 @@ def test_card_writes_the_page_of_a_run_from_its_metrics(world, capsys, tmp_path)
     assert capsys.readouterr().out.startswith(f"Written {card}")
     assert "# BERT4Rec on Ring\n" in card.read_text()
     assert "- me/ring\n" in card.read_text()
-    refused(capsys, ["card", world / "run", "--metrics", world / "items.csv"], "items.csv cannot be read")
-    refused(capsys, ["card", world / "run", "--metrics", tmp_path / "none.json"], "none.json: No such file")
+    refused(capsys, ["card", world / "run", "--metrics", world / "items.csv"], "items.csv is no JSON")
+    refused(capsys, ["card", world / "run", "--metrics", tmp_path / "none.json"], "There is no file")
     refused(capsys, ["card", tmp_path, "--metrics", metrics], "has no run.json; give the folder of a run")
 
 

@@ -69,7 +69,9 @@ def test_the_hub_reads_model_data_protocol_and_results(world, metrics, tmp_path)
 def test_figures_stand_beside_their_intervals_baselines_and_leads(world, metrics, tmp_path):
     text = section(card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md"), "Results")
     assert "### full-catalogue, test" in text
-    assert "60 users; 0.00% of the\ntargets never occur" in text
+    assert "60 users;\n0.00% of the targets never occur" in text
+    assert f"checksum of the targets `{metrics['conditions']['targets']}`" in text
+    assert "Published by others" not in text
     for scorer in ("model", "popularity", "markov"):
         for name in ("ndcg@10", "recall@10", "recall@20", "mrr"):
             low, high = metrics[scorer]["intervals"][name]
@@ -77,6 +79,17 @@ def test_figures_stand_beside_their_intervals_baselines_and_leads(world, metrics
     low, high = metrics["markov"]["first_minus_this"]["ndcg@10"]
     assert f"| – lead over it, user by user | {low:+.4f} to {high:+.4f} |" in text
     assert text.count("lead over it") == 2
+
+
+def test_published_figures_stand_beside_those_of_the_same_events(world, metrics, tmp_path):
+    metrics["conditions"]["data"] |= {"num_users": 6040, "num_items": 3416, "num_events": 999_611}
+    for name in ("targets", "trained_on"):
+        del metrics["conditions"][name]
+    (tmp_path / "m.json").write_text(json.dumps(metrics))
+    write_model_card(world / "run", [tmp_path / "m.json"], tmp_path / "card.md")
+    text = section((tmp_path / "card.md").read_text(), "Results").split("Published by others", 1)[1]
+    assert "| SASRec, 3,000 negatives | 0.1857 | 0.3159 | " in text
+    assert "popularity" not in text  # that is measured, not published
 
 
 def test_recall_by_popularity_has_a_row_for_each_group(world, metrics, tmp_path):
@@ -260,10 +273,10 @@ def test_metrics_of_changed_weights_are_refused(world, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "m.json cannot be read"),
-        ("[]", "m.json is no metrics file"),
-        ('{"protocol": "full-catalogue"}', "m.json is no metrics file"),
-        ('{"protocol": "own", "model": {"intervals": {}}}', "m.json is no metrics file"),
+        ("{", "m.json is no JSON"),
+        ("[]", "m.json holds no metrics"),
+        ('{"protocol": "full-catalogue", "split": "test", "num_users": 1}', "m.json holds no metrics of a model"),
+        ('{"protocol": "own", "split": "test", "num_users": 1, "model": {"intervals": {}}}', "under a known protocol"),
     ],
 )
 def test_a_file_that_holds_no_metrics_is_refused_in_one_line(world, tmp_path, text, message):
