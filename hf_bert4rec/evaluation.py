@@ -67,12 +67,13 @@ def evaluate(
     batches = range(first * batch_size, len(sequences), step * batch_size)
     ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
     target_counts: list[np.ndarray] = []
+    is_known = item_counts > 0 if chosen.only_known else None
     for start in batches:
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
         target_counts.append(item_counts[[row["target"] for row in rows]])
         rules = _rivals(chosen, rows, item_counts, seed)
         for name, scorer in scorers.items():
-            ranks[name].append(_ranks(scorer, rows, rules, item_counts > 0 if chosen.only_known else None))
+            ranks[name].append(_ranks(scorer, rows, rules, is_known))
     parts = [(np.concatenate([*target_counts, []]), {name: np.concatenate([*ranks[name], []]) for name in ranks})]
     parts = parts if together else gather_object(parts)
     counts_of_all = np.concatenate([part[0] for part in parts])
