@@ -5,8 +5,8 @@ Configuration of BERT4Rec: every number that fixes the architecture and its loss
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
 *Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
-`embedding_layer_norm`, `head_layer_norm`, `head_transform`, `linear_initializer`, `reading`, `training_loss` and what
-belongs to it are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
+`embedding_layer_norm`, `scale_embedding`, `head_layer_norm`, `head_transform`, `linear_initializer`, `value_initializer`,
+`reading`, `training_loss` and what belongs to it are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -46,6 +46,9 @@ class Bert4RecConfig(PreTrainedConfig):
             Standard deviation of the initial weights of embeddings and, with `linear_initializer="normal"`, of linear layers.
         linear_initializer (`str`, *optional*, defaults to `"normal"`):
             How linear layers start: `"normal"` as in BERT, or `"xavier"`, with which narrow models learn much faster.
+        value_initializer (`str`, *optional*, defaults to `"linear"`):
+            How the value and output projections of attention start: `"linear"`, as every linear layer, or `"identity"`, with
+            which a [MASK] starts out like the mean of the items it sees, and the items of sparse logs are learned sooner.
         layer_norm_eps (`float`, *optional*, defaults to 1e-12):
             Epsilon of the layer norms.
         norm_position (`str`, *optional*, defaults to `"post"`):
@@ -56,6 +59,9 @@ class Bert4RecConfig(PreTrainedConfig):
         embedding_layer_norm (`bool`, *optional*, defaults to `True`):
             Whether the sum of item and position embedding is normalised, as in the authors' code and in BERT; the paper's
             equation does not. With `norm_position="pre"` a model without it learns several times faster.
+        scale_embedding (`bool`, *optional*, defaults to `False`):
+            Whether item embeddings are multiplied by the square root of `hidden_size` where they are read, as in SASRec; not
+            where they score. With `norm_position="pre"` items with few events are learned several times faster.
         head_layer_norm (`bool`, *optional*, defaults to `True`):
             Whether the head normalises GELU(h W + b) before the product with the item embeddings, as the authors' code
             and BERT do; the paper's equation does not.
@@ -109,10 +115,12 @@ class Bert4RecConfig(PreTrainedConfig):
     max_position_embeddings: int = 200
     initializer_range: float | int = 0.02
     linear_initializer: str = "normal"
+    value_initializer: str = "linear"
     layer_norm_eps: float | int = 1e-12
     norm_position: str = "post"
     position_origin: str = "oldest"
     embedding_layer_norm: bool = True
+    scale_embedding: bool = False
     head_layer_norm: bool = True
     head_transform: bool = True
     reading: str = "masked"
@@ -137,6 +145,7 @@ class Bert4RecConfig(PreTrainedConfig):
             ("norm_position", ("post", "pre")),
             ("position_origin", ("oldest", "newest")),
             ("linear_initializer", ("normal", "xavier")),
+            ("value_initializer", ("linear", "identity")),
             ("reading", ("masked", "causal", "both")),
         ):
             if getattr(self, name) not in choices:

@@ -1,12 +1,14 @@
 """
 Item and position embedding: what the first block of BERT4Rec reads.
 
-*Source:* Sun et al., "BERT4Rec" (CIKM 2019), section 3.4; names of weights are BERT's.
+*Source:* Sun et al., "BERT4Rec" (CIKM 2019), section 3.4; names of weights are BERT's. The scale of the item embedding is
+that of Kang & McAuley's SASRec, by BART's embedding.
 *Differences:* no segment embeddings.
 """
 
 import torch
 from torch import nn
+from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 
 from .configuration_bert4rec import Bert4RecConfig
 
@@ -16,7 +18,12 @@ class Bert4RecEmbeddings(nn.Module):
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        sizes = (config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.word_embeddings = (
+            BartScaledWordEmbedding(*sizes, embed_scale=config.hidden_size**0.5)
+            if config.scale_embedding
+            else nn.Embedding(*sizes)
+        )
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm: nn.Module = nn.Identity()
         if config.embedding_layer_norm:

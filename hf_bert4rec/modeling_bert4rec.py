@@ -59,6 +59,8 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear) and self.config.linear_initializer == "xavier":
             init.xavier_normal_(module.weight)
+        if getattr(module, "starts_as_identity", False):
+            init.eye_(module.weight)
         if isinstance(module, Bert4RecPredictionHead) and module.bias is not None:
             init.zeros_(module.bias)
 
@@ -83,6 +85,9 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         self.encoder = RobertaPreLayerNormEncoder(config) if is_pre_norm else BertEncoder(config)
         # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_pre_norm else nn.Identity()
+        for layer in self.encoder.layer:
+            for projection in (layer.attention.self.value, layer.attention.output.dense):
+                projection.starts_as_identity = config.value_initializer == "identity"
         draw_dropout_from_bits(self)
         self.post_init()
         self.train(self.training)
@@ -142,8 +147,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             raise ValueError("Give exactly one of input_ids and inputs_embeds; found both or neither.")
         attention_mask = self._mask_of_kept_events(input_ids, inputs_embeds, attention_mask)
         if position_ids is None:
-            tokens = input_ids if inputs_embeds is None else inputs_embeds
-            position_ids = self._positions(attention_mask, tokens)
+            position_ids = self._positions(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         hidden_states = self.embeddings(input_ids, inputs_embeds, position_ids)  # (batch, length, hidden)
         is_causal = self.config.is_decoder if is_causal is None else is_causal
         if is_causal:
@@ -163,12 +167,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         """The attention mask less the events beyond the newest `max_position_embeddings`; `None`: all are kept."""
         length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
         max_length = self.config.max_position_embeddings
-        if attention_mask is None and input_ids is not None and self.config.pad_token_id is not None:
-            attention_mask = input_ids.ne(self.config.pad_token_id)
         if attention_mask is None:
-            if length <= max_length:
+            if length <= max_length and (input_ids is None or self.config.pad_token_id is None):
                 return None
-            attention_mask = torch.ones(inputs_embeds.shape[:2], dtype=torch.bool, device=inputs_embeds.device)
+            attention_mask = event_mask(self.config.pad_token_id, input_ids, inputs_embeds)
         if attention_mask.ndim == 2:
             return kept_events(attention_mask, max_length)
         if length > max_length:
@@ -330,16 +332,15 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _encode_causally(self, asked: list[tuple[torch.Tensor | None, torch.Tensor]], **inputs):
         """The causal encoder's output, and for each pair (slots, columns) the states at the columns of the true slots."""
-        inputs["is_causal"] = True
         if any(slots is None for slots, _ in asked):  # everywhere
-            outputs, hidden_states = self._encode(None, **inputs)
+            outputs, hidden_states = self._encode(None, is_causal=True, **inputs)
             every = [hidden_states.gather(1, columns[..., None].expand_as(hidden_states)) for _, columns in asked]
             return outputs, [e if slots is None else e[slots] for e, (slots, _) in zip(every, asked, strict=True)]
         places = [(slots.nonzero(as_tuple=True)[0], columns[slots]) for slots, columns in asked if slots is not None]
         needed = torch.zeros_like(asked[0][1], dtype=torch.bool)
         for rows, columns in places:
             needed[rows, columns] = True
-        outputs, hidden_states = self._encode(needed, **inputs)
+        outputs, hidden_states = self._encode(needed, is_causal=True, **inputs)
         index = needed.flatten().cumsum(0).view_as(needed) - 1
         return outputs, [hidden_states[index[rows, columns]] for rows, columns in places]
 
@@ -368,10 +369,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
                 targets = nn.functional.pad(targets[:, 1:], (0, 1), value=-100)  # an event predicts the next one
             part = {name: value if value is None else value[rows] for name, value in inputs.items()}
             positions = targets.ne(-100)
-            outputs, hidden_states = self._encode(
-                positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs
-            )
-            states.append(hidden_states)
+            outputs, found = self._encode(positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs)
+            states.append(found)
             chosen.append(targets[positions])
         return outputs, torch.cat(states), torch.cat(chosen)
 
@@ -391,8 +390,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             ValueError: If a history has not exactly one [MASK].
         """
         is_mask = input_ids.eq(cast(int, self.config.mask_token_id))
-        if not bool((is_mask.sum(1) == 1).all()):
-            counts = is_mask.sum(1).unique().tolist()
+        counts = is_mask.sum(1).unique().tolist()
+        if counts not in ([1], []):
             raise ValueError(f"Each history needs exactly one [MASK]; found {counts} in a row. Append one to each.")
         return self._item_vectors(is_mask, input_ids=input_ids, attention_mask=attention_mask, **kwargs)[1]
 

@@ -89,7 +89,8 @@ def sharded_rows(parameter: torch.Tensor, tokens: torch.Tensor, padding_idx: int
 
 
 def _look_up(embedding: nn.Embedding, tokens: torch.Tensor) -> torch.Tensor:
-    return sharded_rows(embedding.weight, tokens, embedding.padding_idx)
+    found = sharded_rows(embedding.weight, tokens, embedding.padding_idx)
+    return found * getattr(embedding, "embed_scale", 1.0)  # as BART's scaled embedding
 
 
 class _Rows(torch.autograd.Function):

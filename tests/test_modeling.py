@@ -85,7 +85,8 @@ def naive_logits(model, history):
     positions = torch.arange(len(history))
     positions = positions.flip(0) if config.position_origin == "newest" else positions
     items, places = (weights[f"bert4rec.embeddings.{name}_embeddings.weight"] for name in ("word", "position"))
-    x = items[torch.tensor(history)] + places[positions]
+    scale = config.hidden_size**0.5 if config.scale_embedding else 1
+    x = scale * items[torch.tensor(history)] + places[positions]
     x = norm(x, "bert4rec.embeddings") if config.embedding_layer_norm else x
     for layer in (f"bert4rec.encoder.layer.{index}" for index in range(config.num_hidden_layers)):
         inputs = norm(x, f"{layer}.attention") if is_pre_norm else x
@@ -119,10 +120,13 @@ def test_scores_equal_those_of_bert_without_segments_on_the_same_weights(tmp_pat
     torch.testing.assert_close(model(tokens, mask).logits[mask], expected[mask], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [False, True])
 @pytest.mark.parametrize(("head_norm", "embedding_norm"), [(True, True), (False, True), (True, False)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_scores_equal_the_equations_of_the_paper(variant, head_norm, embedding_norm):
-    model = tiny_model(**variant, head_layer_norm=head_norm, embedding_layer_norm=embedding_norm)
+def test_scores_equal_the_equations_of_the_paper(variant, head_norm, embedding_norm, scale):
+    model = tiny_model(
+        **variant, head_layer_norm=head_norm, embedding_layer_norm=embedding_norm, scale_embedding=scale
+    )
     assert ("cls.predictions.transform.LayerNorm.weight" in model.state_dict()) == head_norm
     assert ("bert4rec.embeddings.LayerNorm.weight" in model.state_dict()) == embedding_norm
     for history in HISTORIES:
@@ -348,6 +352,7 @@ def test_hidden_states_and_attentions_are_recorded():
         {"norm_position": "pre"},
         {"position_origin": "newest"},
         {"embedding_layer_norm": False},
+        {"scale_embedding": True},
         {"head_layer_norm": False},
         {"is_decoder": True},
         {"pad_token_id": 9},

@@ -152,6 +152,16 @@ def test_linear_layers_start_as_the_configuration_says(linear_initializer, std, 
     assert model.get_input_embeddings().weight.std().item() == pytest.approx(0.05, rel=0.05)
 
 
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_values_may_start_as_the_identity(norm_position):
+    model = Bert4RecForMaskedLM(Bert4RecConfig(value_initializer="identity", norm_position=norm_position))
+    identity = torch.eye(model.config.hidden_size)
+    for attention in (layer.attention for layer in model.bert4rec.encoder.layer):
+        torch.testing.assert_close(attention.self.value.weight, identity)
+        torch.testing.assert_close(attention.output.dense.weight, identity)
+        assert attention.self.query.weight.std() > 0 and (attention.output.dense.bias == 0).all()
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

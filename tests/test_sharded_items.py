@@ -44,7 +44,7 @@ BIAS = "cls.predictions.bias"
 CASES = {
     "masked": {},
     "causal": {"norm_position": "pre"},
-    "both": {"reading": "both", "embedding_layer_norm": False},
+    "both": {"reading": "both", "embedding_layer_norm": False, "scale_embedding": True},
     "untied": {"tie_word_embeddings": False},
     "gbce": {"training_loss": "gbce", "num_negatives": 7},
     "sampled_softmax": {"training_loss": "sampled_softmax", "num_negatives": 5, "share_negatives": False},
