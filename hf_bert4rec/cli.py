@@ -218,7 +218,7 @@ def _train(data: str, output_dir: str, overwrite: bool, **options: Any):
     if record["best_metric"] is not None:
         metric = record["training_arguments"]["metric_for_best_model"]
         print(f"Best validation {metric}: {record['best_metric']:.4f} at step {record['best_step']}")
-    print(f"Model written to {folder}")
+    print(f"Model of recipe {record['sequence_options']['recipe']} written to {folder}")
 
 
 def _evaluate(

@@ -3,13 +3,22 @@ Named sets of defaults for a whole run: what `train(recipe=...)` starts from; ev
 
 *Source:* `paper`: Sun et al. (CIKM 2019), section 4.3, and the authors' code; `klenitskiy`: Klenitskiy & Vasilev, "Turning
 Dross Into Gold Loss: is BERT4Rec really better than SASRec?" (RecSys 2023); `rectools`: the BERT4Rec of RecTools' benchmarks;
-`sasrec`: Kang & McAuley (ICDM 2018) with the softmax over the catalogue of Klenitskiy & Vasilev.
+`sasrec`: Kang & McAuley (ICDM 2018) with the softmax over the catalogue of Klenitskiy & Vasilev. `default` and `sparse` are
+ours.
 
 *Differences:* the item bias of the head, which `klenitskiy` and `rectools` do not have, stays; the authors' 400,000 steps of
 `paper` are a number of epochs, 200, which a user may raise.
 """
 
 from typing import Any
+
+from .interactions import InteractionData
+
+# The name that stands for `default` or `sparse`, whichever suits the log.
+AUTO = "auto"
+# Fewer training events than these for each item of the catalogue make a log sparse. Beauty has 7 and 12 (5-core),
+# MovieLens-100K 72, MovieLens-1M 289.
+SPARSE_EVENTS_PER_ITEM = 30
 
 DEFAULT: dict[str, Any] = {
     # Half of the samples are read causally: an epoch takes 1.6 times as long, and on MovieLens-1M validation NDCG@10 is .104
@@ -27,6 +36,18 @@ DEFAULT: dict[str, Any] = {
     "warmup_steps": 100,
     "max_grad_norm": 5.0,
     "lr_scheduler_type": "linear",
+}
+# On Beauty, 5-core, after ten epochs of the causal half: validation NDCG@10 .034 without scaled embeddings and at learning
+# rate .001, .057 with both, .060 with values that start as the identity too. A dense layer in the head (.024 against .041,
+# both objectives) keeps an item from being scored like those it is seen with. MovieLens-1M wants none of these.
+SPARSE: dict[str, Any] = DEFAULT | {
+    "scale_embedding": True,
+    "value_initializer": "identity",
+    "head_transform": False,
+    "mlm_probability": 0.4,
+    "hidden_dropout_prob": 0.5,
+    "num_train_epochs": 80,
+    "learning_rate": 3e-3,
 }
 PAPER: dict[str, Any] = {
     "norm_position": "post",
@@ -76,6 +97,7 @@ SASREC: dict[str, Any] = {
     "norm_position": "pre",
     "position_origin": "newest",
     "embedding_layer_norm": False,
+    "scale_embedding": True,
     "head_transform": False,
     "linear_initializer": "xavier",
     "hidden_act": "relu",
@@ -92,8 +114,22 @@ SASREC: dict[str, Any] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "default": DEFAULT,
+    "sparse": SPARSE,
     "paper": PAPER,
     "klenitskiy": KLENITSKIY,
     "rectools": RECTOOLS,
     "sasrec": SASREC,
 }
+
+
+def recipe_for(data: InteractionData) -> str:
+    r"""
+    The recipe of a run that names none.
+
+    Args:
+        data ([`InteractionData`]): The prepared log.
+
+    Returns:
+        `str`: `"sparse"` where an item has few events to train on, else `"default"`.
+    """
+    return "sparse" if data.train_end.sum() < SPARSE_EVENTS_PER_ITEM * data.num_items else "default"

@@ -30,7 +30,7 @@ from .interactions import InteractionData, InteractionOptions, load_data, prepar
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .process_memory import ReturnFreeMemory
-from .recipes import RECIPES
+from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, recipe_for
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
 from .run_record import RunClock, run_record
@@ -64,8 +64,11 @@ class SequenceOptions:
     """What is hidden, which part of a long history is read, and when a run gives up; see [`DataCollatorForCloze`]."""
 
     recipe: str = field(
-        default="default",
-        metadata={"help": f"Named set of defaults for model and training: {', '.join(RECIPES)}. Options given win."},
+        default=AUTO,
+        metadata={
+            "help": f"Named set of defaults for model and training: {', '.join(RECIPES)}; {AUTO} is sparse for a log with fewer "
+            f"than {SPARSE_EVENTS_PER_ITEM} training events an item, else default. Options given win."
+        },
     )
     mlm_probability: float = field(default=0.2, metadata={"help": "Share of items hidden in each sequence (rho)."})
     last_item_probability: float = field(
@@ -144,6 +147,9 @@ def train(
     _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
+    if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
+        chosen = _sorted_options(options | {"recipe": recipe_for(data)})
+        arguments = _training_arguments(chosen[TrainingArguments], partial)
     run = _Run(data, chosen, arguments)
     with arguments.main_process_first():
         begin(partial, options, data, overwrite)
@@ -157,10 +163,10 @@ def train(
 
 def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
     """Options by the dataclass that declares them."""
-    recipe = options.get("recipe", "default")
-    if recipe not in RECIPES:
-        raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
-    options = RECIPES[recipe] | options
+    recipe = options.get("recipe", AUTO)
+    if recipe not in (AUTO, *RECIPES):
+        raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join((AUTO, *RECIPES))}.")
+    options = RECIPES["default" if recipe == AUTO else recipe] | options
     declared = option_fields()
     chosen: dict[type, dict[str, Any]] = {owner: {} for owner in declared}
     for name, value in options.items():

@@ -159,7 +159,8 @@ def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend
 
 
 def test_the_best_weights_are_kept_not_the_last(data, tmp_path):
-    options = TINY | NO_DROPOUT | {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.05}
+    steps = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.05, "recipe": "default"}
+    options = TINY | NO_DROPOUT | steps
     train(data, tmp_path / "best", **options)
     train(data, tmp_path / "last", **options, load_best_model_at_end=False)
     scores = validation(tmp_path / "best")
@@ -187,7 +188,7 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"causal_probability": 1.0},
         {"norm_position": "post"},
         {"position_origin": "oldest"},
-        {"learning_rate": 0.003},
+        {"learning_rate": 0.1},
         {"seed": 1},
         {"bf16": True},
         {"training_loss": "bce"},
