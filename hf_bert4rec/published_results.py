@@ -192,6 +192,19 @@ MEASURED: dict[str, tuple[str, str, Figures, Figures]] = {
         (0.1824, 0.0920),
         (0.026, 0.015),
     ),
+    "beauty": ("BERT4Rec, recipe sparse", "examples/04_reproduce.py beauty", (0.0450, 0.0246), (0.0020, 0.0013)),
+    "s3rec-beauty": (
+        "BERT4Rec, recipe sparse",
+        "examples/04_reproduce.py s3rec-beauty",
+        (0.0805, 0.0443),
+        (0.0037, 0.0024),
+    ),
+    "s3rec-toys": (
+        "BERT4Rec, recipe sparse",
+        "examples/04_reproduce.py s3rec-toys",
+        (0.0820, 0.0470),
+        (0.0041, 0.0026),
+    ),
     "generated": ("BERT4Rec, recipe default", "hf-bert4rec demo", (0.607, 0.346), (0.009, 0.006)),
 }
 # Counts rank given events in one way, so that these are exact; where negatives are drawn another numbering of the users
