@@ -16,7 +16,7 @@ from .interactions import InteractionData
 
 # The name that stands for `default` or `sparse`, whichever suits the log.
 AUTO = "auto"
-# Fewer training events than these for each item of the catalogue make a log sparse. Beauty has 7 and 12 (5-core),
+# Fewer training events than these for each item of the catalogue make a log sparse. Beauty has 5 and, 5-core, 13,
 # MovieLens-100K 72, MovieLens-1M 289.
 SPARSE_EVENTS_PER_ITEM = 30
 

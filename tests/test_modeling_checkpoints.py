@@ -107,9 +107,10 @@ def test_a_folder_loads_in_the_type_that_is_asked_for(tmp_path, dtype):
     torch.testing.assert_close(loaded(TOKENS).logits.float(), model(TOKENS).logits, rtol=0.1, atol=0.3)
 
 
+@pytest.mark.parametrize("scale_embedding", [False, True])
 @pytest.mark.parametrize("tie_word_embeddings", [True, False])
-def test_the_vocabulary_can_grow_and_shrink(tmp_path, tie_word_embeddings):
-    model = tiny_model(tie_word_embeddings=tie_word_embeddings)
+def test_the_vocabulary_can_grow_and_shrink(tmp_path, tie_word_embeddings, scale_embedding):
+    model = tiny_model(tie_word_embeddings=tie_word_embeddings, scale_embedding=scale_embedding)
     tokens, mask = TOKENS, TOKENS != 0
     with torch.no_grad():  # a graph that is kept would remember the old shapes
         before = model(tokens, mask).logits[mask]
