@@ -332,15 +332,16 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _encode_causally(self, asked: list[tuple[torch.Tensor | None, torch.Tensor]], **inputs):
         """The causal encoder's output, and for each pair (slots, columns) the states at the columns of the true slots."""
+        inputs["is_causal"] = True
         if any(slots is None for slots, _ in asked):  # everywhere
-            outputs, hidden_states = self._encode(None, is_causal=True, **inputs)
+            outputs, hidden_states = self._encode(None, **inputs)
             every = [hidden_states.gather(1, columns[..., None].expand_as(hidden_states)) for _, columns in asked]
             return outputs, [e if slots is None else e[slots] for e, (slots, _) in zip(every, asked, strict=True)]
         places = [(slots.nonzero(as_tuple=True)[0], columns[slots]) for slots, columns in asked if slots is not None]
         needed = torch.zeros_like(asked[0][1], dtype=torch.bool)
         for rows, columns in places:
             needed[rows, columns] = True
-        outputs, hidden_states = self._encode(needed, is_causal=True, **inputs)
+        outputs, hidden_states = self._encode(needed, **inputs)
         index = needed.flatten().cumsum(0).view_as(needed) - 1
         return outputs, [hidden_states[index[rows, columns]] for rows, columns in places]
 

@@ -10,9 +10,12 @@ ours.
 `paper` are a number of epochs, 200, which a user may raise.
 """
 
-from typing import Any
+from __future__ import annotations
 
-from .interactions import InteractionData
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .interactions import InteractionData
 
 # The name that stands for `default` or `sparse`, whichever suits the log.
 AUTO = "auto"

@@ -147,7 +147,7 @@ def train(
     _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
-    if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
+    if options.get("recipe", AUTO) == AUTO:
         chosen = _sorted_options(options | {"recipe": recipe_for(data)})
         arguments = _training_arguments(chosen[TrainingArguments], partial)
     run = _Run(data, chosen, arguments)

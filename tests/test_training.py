@@ -188,7 +188,7 @@ def test_training_stops_early_when_validation_gets_no_better(data, tmp_path):
         {"causal_probability": 1.0},
         {"norm_position": "post"},
         {"position_origin": "oldest"},
-        {"learning_rate": 0.1},
+        {"learning_rate": 0.004},
         {"seed": 1},
         {"bf16": True},
         {"training_loss": "bce"},
