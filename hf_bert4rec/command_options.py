@@ -66,15 +66,26 @@ def add_options(
         text = field.metadata.get("help") or documented.get(name, "")
         text = " ".join(text.split()) + ("" if default in (None, dataclasses.MISSING) else f" (default: {default})")
         is_flag = kind is _boolean
-        group.add_argument(
+        text = text.replace("%", "%%")
+        option = group.add_argument(
             f"--{name}",
             default=argparse.SUPPRESS,
             type=kind,
             metavar=_METAVARS[kind],
             nargs="?" if is_flag else None,
             const=True if is_flag else None,
-            help=text.replace("%", "%%") if shown is None or name in shown else argparse.SUPPRESS,
+            help=text if shown is None or name in shown else argparse.SUPPRESS,
         )
+        option.full_help = text  # type: ignore[attr-defined]
+
+
+class HelpAll(argparse._HelpAction):
+    """`--help_all`: the help with the options that `add_options` leaves out of `--help`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any):
+        for action in parser._actions:
+            action.help = getattr(action, "full_help", action.help)
+        super().__call__(parser, *arguments)
 
 
 def _value_type(annotation: Any) -> Any:

@@ -181,9 +181,9 @@ def test_a_full_disk_is_one_line_whoever_runs_into_it(world, capsys, tmp_path, m
         def full(*_, _error=error, **__):
             raise _error
 
-        monkeypatch.setattr("hf_bert4rec.cli.train", full)
+        monkeypatch.setattr("hf_bert4rec.commands.train.train", full)
         refused(capsys, ["train", world / "data", "--output_dir", tmp_path / "run"], "no space left on device")
-    monkeypatch.setattr("hf_bert4rec.cli.train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("hf_bert4rec.commands.train.train", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its stack trace
         main(["train", str(world / "data"), "--output_dir", str(tmp_path / "run")])
 

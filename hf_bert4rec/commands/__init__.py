@@ -1,0 +1,23 @@
+"""
+The commands of `hf-bert4rec`, one file each, in the order of the help.
+
+A command is a module with `USAGE`, what stands behind its name; `HELP`, one sentence; `add_arguments(parser)`; and
+`run(**values)`, which prints, and returns the exit code unless it is 0.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import card, compare_metrics, demo, embed, evaluate, prepare, recommend, train
+
+COMMANDS: dict[str, ModuleType] = {
+    "prepare": prepare,
+    "train": train,
+    "evaluate": evaluate,
+    "compare-metrics": compare_metrics,
+    "recommend": recommend,
+    "card": card,
+    "embed": embed,
+    "demo": demo,
+}

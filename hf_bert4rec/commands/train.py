@@ -1,0 +1,48 @@
+"""`hf-bert4rec train`: a log or prepared data in, a trained model out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..command_options import COMMON_ARGUMENTS, HelpAll, add_options
+from ..configuration_bert4rec import Bert4RecConfig
+from ..interactions import InteractionOptions
+from ..recipes import RECIPES
+from ..training import RUN_DEFAULTS, SequenceOptions, option_fields, train
+
+USAGE = "LOG_OR_DATA --output_dir RUN"
+HELP = "Train on a log or on prepared data."
+
+
+def add_arguments(parser: argparse.ArgumentParser):
+    parser.add_argument("data", metavar="LOG_OR_DATA", help="a log, or the folder that `prepare` wrote")
+    parser.add_argument("--output_dir", required=True, help="folder of the run; made as OUTPUT_DIR.partial")
+    parser.add_argument(
+        "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing run"
+    )
+    parser.add_argument("--help_all", action=HelpAll, help="list every field of transformers.TrainingArguments too")
+    fields = option_fields()
+    add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=RECIPES["default"])
+    add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences")
+    add_options(
+        parser,
+        TrainingArguments,
+        fields[TrainingArguments],
+        title="training (every field of transformers.TrainingArguments can be given)",
+        defaults=RUN_DEFAULTS | RECIPES["default"],
+        shown=COMMON_ARGUMENTS,
+    )
+    add_options(parser, InteractionOptions, fields[InteractionOptions], title="log (where LOG_OR_DATA is a log)")
+
+
+def run(data: str, output_dir: str, overwrite: bool, **options: Any):
+    folder = train(data, output_dir, overwrite=overwrite, **options)
+    record = json.loads((folder / "run.json").read_text())
+    if record["best_metric"] is not None:
+        metric = record["training_arguments"]["metric_for_best_model"]
+        print(f"Best validation {metric}: {record['best_metric']:.4f} at step {record['best_step']}")
+    print(f"Model of recipe {record['sequence_options']['recipe']} written to {folder}")
