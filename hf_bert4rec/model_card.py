@@ -166,7 +166,7 @@ def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
 
 
 def _model_name(facts: CardFacts) -> str:
-    return "SASRec" if facts.config.reading == "causal" else "BERT4Rec"
+    return "SASRec" if facts.record["sequence_options"]["causal_probability"] == 1 else "BERT4Rec"
 
 
 def _dataset(facts: CardFacts, options: CardOptions) -> str:
@@ -277,6 +277,9 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
         ["precision", "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "float32"],
         ["weights kept", kept],
     ]
+    if readings := record.get("readings"):  # validation of each; older runs chose none
+        found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
+        rows.append(["reading", f"{config.reading}, best on validation ({found})"])
     return rows + _machine_rows(record)
 
 

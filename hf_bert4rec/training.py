@@ -233,6 +233,9 @@ class _Run:
         self.data, self.arguments = data, arguments
         self.options = SequenceOptions(**chosen[SequenceOptions])
         self.config = _config(chosen, data.num_items)
+        # A model of both objectives is read as validation says, unless the user says how.
+        self.chooses_reading = self.config.reading == "both" and "reading" not in chosen[Bert4RecConfig]
+        self.readings: dict[str, float] = {}
         self.collator = _collator(chosen, data.num_items, arguments.seed)
         rows_at_once = arguments.train_batch_size * arguments.world_size
         self.sequences = TrainingSequences(
@@ -271,7 +274,6 @@ class _Run:
             arguments.logging_steps = every
         if "load_best_model_at_end" not in given:
             arguments.load_best_model_at_end = evaluates
-            arguments.greater_is_better = True
 
     def _trainer(self, model: Bert4RecForMaskedLM) -> Trainer:
         ranking = TrainerRanking()
@@ -308,12 +310,26 @@ class _Run:
             model.set_attn_implementation(CPU_BF16)
         self.trainer = self._trainer(model)
         self.trainer.train(resume_from_checkpoint=checkpoint)
+        if self.chooses_reading and self.has_validation:
+            self._choose_reading()
+
+    def _choose_reading(self):
+        """Rank the validation targets by each reading of the trained weights and keep the best one."""
+        self.trainer.remove_callback(EarlyStoppingCallback)  # it warns of metrics that it does not know
+        metric = str(self.arguments.metric_for_best_model).removeprefix("eval_")
+        for reading in ("both", "causal", "masked"):
+            self.trainer.model.config.reading = reading
+            found = self.trainer.evaluate(metric_key_prefix=reading)
+            self.readings[reading] = found[f"{reading}_{metric}"]
+        best = max if self.arguments.greater_is_better else min
+        self.trainer.model.config.reading = best(self.readings, key=self.readings.__getitem__)
 
     def save(self, partial: Path, options: dict[str, Any]):
         """Model, tokenizer and the record of the run."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         model.save_pretrained(partial)
         record = run_record(self.trainer, self.data, options, self.options, self.clock)
+        record["readings"] = self.readings
         (partial / RUN_FILE).write_text(json.dumps(record, indent=2, default=str))
         # The vocabulary of ten million items takes gigabytes, and so does the optimiser: one after the other.
         self.trainer.optimizer = self.trainer.lr_scheduler = None

@@ -296,3 +296,17 @@ def test_a_causal_model_is_called_by_its_name(world, tmp_path):
     assert "# SASRec on films\n" in text
     assert "| samples | 100% predict each item from those before it |" in text
     assert "Kang and McAuley" in text
+
+
+def test_a_model_of_both_objectives_keeps_its_name_whatever_its_reading(world, tmp_path):
+    run = train(world / "data", tmp_path / "run", causal_probability=0.5, **TINY)
+    record = json.loads((run / "run.json").read_text())
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"reading": "causal"}))
+    record["readings"] = {"both": 0.1, "causal": 0.25, "masked": 0.125}
+    (run / "run.json").write_text(json.dumps(record))
+    (tmp_path / "m.json").write_text(json.dumps(evaluate_run(run, world / "data")))
+    write_model_card(run, [tmp_path / "m.json"], tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert "# BERT4Rec on films\n" in text
+    assert "| reading | causal, best on validation (both 0.1000, causal 0.2500, masked 0.1250) |" in text

@@ -303,7 +303,6 @@ def test_a_missing_folder_points_to_the_unfinished_run_beside_it(tmp_path):
     ("causal_probability", "model_class", "reading"),
     [
         (0.0, "Bert4RecForMaskedLM", "masked"),
-        (0.5, "Bert4RecForMaskedLM", "both"),
         (1.0, "Bert4RecForCausalLM", "causal"),
     ],
 )
@@ -314,3 +313,26 @@ def test_a_model_is_ranked_by_what_it_was_trained_on(data, tmp_path, causal_prob
     record = json.loads((folder / "run.json").read_text())
     result = compare(model, data, split="validation")["model"]
     assert result["ndcg@10"] == pytest.approx(record["best_metric"], abs=1e-6)
+    assert record["readings"] == {}
+
+
+def test_a_model_of_both_objectives_is_read_as_validation_says_unless_the_user_says_how(data, tmp_path):
+    record = json.loads((train(data, tmp_path / "run", causal_probability=0.5, **TINY) / "run.json").read_text())
+    model, _ = load_run(tmp_path / "run")
+    found = {}
+    for reading in ("both", "causal", "masked"):
+        chosen, model.config.reading = model.config.reading, reading
+        found[reading] = compare(model, data, split="validation")["model"]["ndcg@10"]
+        model.config.reading = chosen
+    assert record["readings"] == pytest.approx(found, abs=1e-6)
+    assert len(set(found.values())) == 3
+    assert model.config.reading == max(found, key=found.get)
+    assert found["both"] == pytest.approx(record["best_metric"], abs=1e-6)
+
+    train(data, tmp_path / "loss", causal_probability=0.5, metric_for_best_model="eval_loss", **TINY)
+    record = json.loads((tmp_path / "loss" / "run.json").read_text())
+    assert load_run(tmp_path / "loss")[0].config.reading == min(record["readings"], key=record["readings"].get)
+    assert record["best_metric"] == min(e["eval_loss"] for e in record["log_history"] if "eval_loss" in e)
+
+    train(data, tmp_path / "given", causal_probability=0.5, reading="both", **TINY)
+    assert load_run(tmp_path / "given")[0].config.reading == "both"

@@ -45,4 +45,8 @@ def run(data: str, output_dir: str, overwrite: bool, **options: Any):
     if record["best_metric"] is not None:
         metric = record["training_arguments"]["metric_for_best_model"]
         print(f"Best validation {metric}: {record['best_metric']:.4f} at step {record['best_step']}")
+    if record["readings"]:
+        reading = json.loads((folder / "config.json").read_text())["reading"]
+        found = ", ".join(f"{name} {value:.4f}" for name, value in record["readings"].items())
+        print(f"Its reading is {reading}, the best on validation ({found})")
     print(f"Model of recipe {record['sequence_options']['recipe']} written to {folder}")
