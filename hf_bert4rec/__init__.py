@@ -19,6 +19,7 @@ from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTr
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .protocols import PROTOCOLS, comparability
+from .publishing import push_run
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .training import SequenceOptions, train
@@ -58,6 +59,7 @@ __all__ = [
     "known_beside",
     "load_data",
     "prepare",
+    "push_run",
     "train",
     "write_model_card",
 ]

@@ -139,6 +139,14 @@ class Bert4RecConfig(PreTrainedConfig):
     # What `DistributedConfig(tp_size=...)` splits over processes; the head's part is with the head.
     base_model_tp_plan = {"embeddings.word_embeddings": "item_rows"}
 
+    def __post_init__(self, **kwargs):
+        # A folder may ship its code. Where this class was not loaded from it, it is not needed: without what points to it
+        # Transformers takes the installed classes, asks nobody to trust the folder, and saves no reference to missing files.
+        if self._auto_class is None:
+            for name in ("auto_map", "custom_pipelines"):
+                kwargs.pop(name, None)
+        super().__post_init__(**kwargs)
+
     def validate_architecture(self):
         """Called by `@strict` after each construction; raises `ValueError` in one line."""
         for name, choices in (

@@ -41,6 +41,16 @@ def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer
         ValueError: If it holds a model that is not BERT4Rec.
     """
     folder = Path(folder)
+    check_run(folder)
+    try:
+        model = Bert4RecForMaskedLM.from_pretrained(folder)
+    except SafetensorError as error:
+        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
+    return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
+
+
+def check_run(folder: Path):
+    """Whether a folder holds a whole BERT4Rec and its tokenizer; what is wrong is raised as by [`load_run`]."""
     if not folder.is_dir():
         partial = folder.with_name(folder.name + ".partial")
         hint = (
@@ -63,11 +73,6 @@ def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer
         raise ValueError(
             f"{folder} holds a model of type {model_type!r}, not 'bert4rec'; give the folder of a BERT4Rec."
         )
-    try:
-        model = Bert4RecForMaskedLM.from_pretrained(folder)
-    except SafetensorError as error:
-        raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
-    return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

@@ -101,8 +101,8 @@ class Bert4RecTokenizer(TokenizersBackend):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Leave the files to `__init__`; the base class would take the vocabulary out of them."""
-        return kwargs
+        """Leave the files to `__init__`, for the base class would take the vocabulary out; saving names code anew, if any."""
+        return {name: value for name, value in kwargs.items() if name != "auto_map"}
 
     @classmethod
     def from_items(cls, items: Iterable[ItemId], titles: Any = None, **kwargs: Any) -> Bert4RecTokenizer:

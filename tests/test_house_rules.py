@@ -27,7 +27,7 @@ LEVELS = (
     {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text"},
     {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
-    {"run_record"},
+    {"run_record", "publishing"},
     {"training", "serving", "web", "comparison", "card_facts"},
     {"model_card"},
     {"__init__"},

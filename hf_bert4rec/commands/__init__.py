@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import card, compare_metrics, demo, embed, evaluate, prepare, recommend, train
+from . import card, compare_metrics, demo, embed, evaluate, prepare, push, recommend, train
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -18,6 +18,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compare-metrics": compare_metrics,
     "recommend": recommend,
     "card": card,
+    "push": push,
     "embed": embed,
     "demo": demo,
 }
