@@ -60,6 +60,7 @@ class NextItemRecommendationPipeline(Pipeline):
     _batch_size: int | None
 
     def __init__(self, *args, **kwargs):
+        kwargs.pop("local_files_only", None)  # was for loading; `pipeline()` passes it on
         super().__init__(*args, **kwargs)
         self._batch_size = self._batch_size or DEFAULT_BATCH_SIZE
         self.scorer = ModelScorer(self.model)

@@ -61,7 +61,8 @@ class PushOptions:
     """How a run is pushed; the fields are options of `hf-bert4rec push`."""
 
     private: bool | None = field(
-        default=None, metadata={"help": "Whether a repository that is made is private (default: as its owner has set)."}
+        default=None,
+        metadata={"help": "Whether a repository that is made is private (default: as its owner has set)."},
     )
     revision: str | None = field(
         default=None, metadata={"help": "Branch to push to, made where there is none (default: the main branch)."}
@@ -110,10 +111,12 @@ def push_run(run: str | Path, repo_id: str, *, token: str | bool | None = None, 
             api.create_branch(repo_id, branch=chosen.revision, exist_ok=True)
         found = api.model_info(repo_id, revision=chosen.revision)
         if chosen.private and not found.private:
-            raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or push without private.")
+            raise ValueError(
+                f"{repo_id} exists and is public; make it private in its settings, or push without private."
+            )
         if CARD_FILE in files:
             text = _content(files[CARD_FILE]).decode("utf-8")
-            files[CARD_FILE] = _card_of_repository(text, repo_id, chosen.with_code).encode("utf-8")
+            files[CARD_FILE] = card_of_repository(text, repo_id, chosen.with_code).encode("utf-8")
         left = _left_behind({sibling.rfilename for sibling in found.siblings or []} - files.keys())
         operations = [
             *(CommitOperationAdd(name, content) for name, content in sorted(files.items())),
@@ -182,7 +185,9 @@ def _code() -> dict[str, Path | bytes]:
     # A loaded model that is saved again takes along what its module imports, as the text says. What else is in the folder
     # is named here, so that the copy loads with every class that this one does.
     others = [f"    from .{_reference(entry).replace('.', ' import ')}\n" for entry in ENTRIES]
-    named = "\n\nif False:  # the other files of this folder, for Transformers to copy where the model is saved again\n"
+    named = (
+        "\n\nif False:  # the other files of this folder, for Transformers to copy where the model is saved again\n"
+    )
     for model in (Bert4RecModel, Bert4RecForCausalLM):
         name = f"{_reference(model).partition('.')[0]}.py"
         own = f"from .{name.removesuffix('.py')} import"
@@ -216,7 +221,7 @@ def _without_folder(text: str) -> str:
     return (PureWindowsPath(text) if is_windows else PurePosixPath(text)).name or text
 
 
-def _card_of_repository(text: str, repo_id: str, with_code: bool) -> str:
+def card_of_repository(text: str, repo_id: str, with_code: bool) -> str:
     """The card with the example that loads this repository."""
 
     def example(found: re.Match) -> str:

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import ModelCard
 
@@ -49,7 +49,8 @@ class LocalHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.repositories: dict[str, Repository] = {}
         self.large_files: dict[str, bytes] = {}
-        self.requests: list[str] = []
+        self.refused_messages: set[str] = set()
+        self.unknown_requests: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def __enter__(self):
@@ -78,7 +79,7 @@ class Answers(BaseHTTPRequestHandler):
         ("POST", r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", "preupload"),
         ("POST", r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
         ("POST", r"/api/models/([^/]+/[^/]+)/branch/([^/]+)", "branch"),
-        ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", "tree"),
+        ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", "tree"),
         ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", "information"),
         ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", "large_batch"),
         ("PUT", r"/large/(\w+)", "large_file"),
@@ -89,8 +90,6 @@ class Answers(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         self.body = self.rfile.read(length) if length else self.chunks()
         address = urlsplit(self.path)
-        self.query = parse_qs(address.query)
-        self.server.requests.append(f"{self.command} {address.path}")
         owner = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if owner and owner not in OWNERS:
             return self.send(401, {}, {"X-Error-Message": "Invalid credentials in Authorization header"})
@@ -99,6 +98,7 @@ class Answers(BaseHTTPRequestHandler):
             found = re.fullmatch(pattern, address.path)
             if found and method == ("GET" if self.command == "HEAD" else self.command):
                 return getattr(self, name)(*(None if part is None else unquote(part) for part in found.groups()))
+        self.server.unknown_requests.append(f"{self.command} {self.path}")
         return self.send(501, {"error": f"{self.command} {self.path} is not known here"})
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
@@ -131,6 +131,8 @@ class Answers(BaseHTTPRequestHandler):
         is_own = self.owner == name.split("/")[0]
         if found is None or (found.private and not is_own):
             self.send(401 if self.owner is None else 404, {}, {"X-Error-Code": "RepoNotFound"})
+        elif writes and self.owner is None:
+            self.send(401, {}, {"X-Error-Message": "Invalid username or password."})
         elif writes and not is_own:
             self.send(403, {"error": "not your repository"})
         else:
@@ -145,11 +147,11 @@ class Answers(BaseHTTPRequestHandler):
         if owner != self.owner:
             return self.send(403, {"error": f"no rights in the namespace {owner}"})
         name = f"{owner}/{asked['name']}"
-        if name in self.server.repositories:
-            return self.send(409, {"error": "it exists"})
-        repository = self.server.repositories[name] = Repository(private=asked.get("visibility") == "private")
-        repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
-        return self.send(200, {"url": f"{self.server.url}/{name}", "id": name, "name": name})
+        is_new = name not in self.server.repositories
+        if is_new:
+            repository = self.server.repositories[name] = Repository(private=asked.get("visibility") == "private")
+            repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
+        return self.send(200 if is_new else 409, {"url": f"{self.server.url}/{name}", "id": name, "name": name})
 
     def validate(self):
         card = ModelCard(json.loads(self.body)["content"])
@@ -204,6 +206,9 @@ class Answers(BaseHTTPRequestHandler):
                 files[value["path"]] = self.server.large_files[value["oid"]]
             else:
                 del files[value["path"]]
+        if message in self.server.refused_messages:
+            self.send(413, {"error": message})
+            return
         sha = repository.commit(revision, files, message)
         self.send(200, {"commitUrl": f"{self.server.url}/{name}/commit/{sha}", "commitOid": sha})
 
@@ -220,14 +225,18 @@ class Answers(BaseHTTPRequestHandler):
             repository, sha = found
             files = repository.commits[sha]
             card = ModelCard(files["README.md"].decode()).data if "README.md" in files else None
-            information = {"id": name, "sha": sha, "private": repository.private, "tags": card and card.tags or []}
+            information = {"id": name, "sha": sha, "private": repository.private, "tags": (card and card.tags) or []}
             information["pipeline_tag"] = card and card.get("pipeline_tag")
             self.send(200, information | {"siblings": [{"rfilename": path} for path in files]})
 
-    def tree(self, name, revision):
+    def tree(self, name, revision, folder):
         if found := self.at(name, revision):
             files = found[0].commits[found[1]].items()
-            self.send(200, [{"type": "file", "path": p, "size": len(c), "oid": etag(c)} for p, c in files])
+            inside = [(path, content) for path, content in files if path.startswith(f"{folder}/" if folder else "")]
+            if inside:
+                self.send(200, [{"type": "file", "path": p, "size": len(c), "oid": etag(c)} for p, c in inside])
+            else:
+                self.send(404, {}, {"X-Error-Code": "EntryNotFound"})
 
     def file(self, name, revision, path):
         if found := self.at(name, revision):
