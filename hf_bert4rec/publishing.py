@@ -21,7 +21,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -102,28 +102,51 @@ def push_run(run: str | Path, repo_id: str, *, token: str | bool | None = None, 
     """
     chosen, api = PushOptions(**options), HfApi(token=token, library_name="hf_bert4rec")
     files = hub_files(run, with_code=chosen.with_code)
-    if CARD_FILE not in files:
-        logger.warning("%s has no README.md, so the repository shows no results; hf-bert4rec card writes one.", run)
+    found = open_repository(repo_id, private=chosen.private, revision=chosen.revision, token=token)
+    present = {sibling.rfilename for sibling in found.siblings or []}
+    if CARD_FILE in files:
+        text = _content(files[CARD_FILE]).decode("utf-8")
+        files[CARD_FILE] = card_of_repository(text, found.id, chosen.with_code).encode("utf-8")
+    else:
+        shown = "the results of whatever was there before" if CARD_FILE in present else "no results"
+        logger.warning("%s has no README.md, so %s shows %s; hf-bert4rec card writes one.", run, found.id, shown)
+    left = _left_behind(present - files.keys())
+    operations: list[CommitOperation] = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+    operations += [CommitOperationDelete(name, is_folder=False) for name in left]
+    with _clear_errors(found.id, api.endpoint):
+        message = chosen.commit_message
+        return api.create_commit(found.id, operations, commit_message=message, revision=chosen.revision)
+
+
+def open_repository(
+    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | bool | None = None
+) -> ModelInfo:
+    r"""
+    A repository that can be pushed to, made where there is none.
+
+    Args:
+        repo_id (`str`): Its name, after its owner and a slash where that is not you.
+        private (`bool`, *optional*): Whether it is to be private.
+        revision (`str`, *optional*): A branch, made where there is none.
+        token (`str` or `bool`, *optional*): As everywhere in huggingface_hub.
+
+    Returns:
+        `ModelInfo`: What the Hub knows of it, its whole `id` among others.
+
+    Raises:
+        ValueError: If `repo_id` is no id, or a public repository was to be private.
+        OSError: If the Hub cannot be reached or refuses.
+    """
+    api = HfApi(token=token, library_name="hf_bert4rec")
     with _clear_errors(repo_id, api.endpoint):
         validate_repo_id(repo_id)
-        repo_id = api.create_repo(repo_id, private=chosen.private, exist_ok=True).repo_id
-        if chosen.revision is not None:
-            api.create_branch(repo_id, branch=chosen.revision, exist_ok=True)
-        found = api.model_info(repo_id, revision=chosen.revision)
-        if chosen.private and not found.private:
-            raise ValueError(
-                f"{repo_id} exists and is public; make it private in its settings, or push without private."
-            )
-        if CARD_FILE in files:
-            text = _content(files[CARD_FILE]).decode("utf-8")
-            files[CARD_FILE] = card_of_repository(text, repo_id, chosen.with_code).encode("utf-8")
-        left = _left_behind({sibling.rfilename for sibling in found.siblings or []} - files.keys())
-        operations = [
-            *(CommitOperationAdd(name, content) for name, content in sorted(files.items())),
-            *(CommitOperationDelete(name, is_folder=False) for name in left),
-        ]
-        message = chosen.commit_message
-        return api.create_commit(repo_id, operations, commit_message=message, revision=chosen.revision)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        found = api.model_info(repo_id, revision=revision)
+    if private and not found.private:
+        raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or push without private.")
+    return found
 
 
 def hub_files(run: str | Path, *, with_code: bool = False) -> dict[str, Path | bytes]:
@@ -272,4 +295,4 @@ def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["PushOptions", "hub_files", "push_run"]
+__all__ = ["PushOptions", "hub_files", "open_repository", "push_run"]

@@ -30,6 +30,7 @@ from .interactions import InteractionData, InteractionOptions, load_data, prepar
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .process_memory import ReturnFreeMemory
+from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, recipe_for
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
@@ -53,6 +54,11 @@ FIXED_ARGUMENTS = {
     "remove_unused_columns": False,
     "batch_eval_metrics": True,
     "label_names": ["labels", "seen_items"],
+}
+# Answered here: a run goes to the Hub when it is whole, where `Trainer` would send its unfinished folder.
+HUB_ARGUMENTS = {
+    *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token"),
+    *("hub_strategy", "hub_always_push"),
 }
 NUM_EVALUATIONS = 40
 # Scores that validation holds at once, 256 MiB of them: larger catalogues are ranked for fewer users at a time.
@@ -137,14 +143,18 @@ def train(
     Raises:
         ValueError: If an option is unknown or has a value that cannot be used, or the partial run has other options.
         FileExistsError: If `output_dir` exists.
+        OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
     output_dir = Path(output_dir)
+    options, hub = _without_hub(options, output_dir)
     partial = output_dir.with_name(output_dir.name + ".partial")
     chosen = _sorted_options(options)
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     arguments = _training_arguments(chosen[TrainingArguments], partial)
     _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
+    if hub and arguments.process_index == 0:
+        open_repository(**hub)  # and so is a token
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
     if options.get("recipe", AUTO) == AUTO:
@@ -157,8 +167,34 @@ def train(
     if arguments.process_index == 0:
         run.save(partial, options)
         finish(partial, output_dir)
+        if hub:
+            _push(output_dir, hub)
     run.trainer.accelerator.wait_for_everyone()
     return output_dir
+
+
+def _without_hub(options: dict[str, Any], output_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options without those of the Hub, and the repository to push to: nothing where none was asked for."""
+    given = {name: value for name, value in options.items() if name in HUB_ARGUMENTS}
+    if given.get("hub_strategy", "end") != "end" or given.get("hub_always_push"):
+        name = "hub_always_push" if given.get("hub_always_push") else "hub_strategy"
+        raise ValueError(f"{name} is {given[name]!r}, but a run is pushed when it is whole; leave it out.")
+    hub = {
+        "repo_id": given.get("hub_model_id") or output_dir.name,
+        "private": given.get("hub_private_repo"),
+        "revision": given.get("hub_revision"),
+        "token": given.get("hub_token"),
+    }
+    rest = {name: value for name, value in options.items() if name not in given}
+    return rest, hub if given.get("push_to_hub") else {}
+
+
+def _push(output_dir: Path, hub: dict[str, Any]):
+    try:
+        push_run(output_dir, **hub)
+    except (OSError, ValueError) as error:
+        again = f"hf-bert4rec push {output_dir} {hub['repo_id']}"
+        raise OSError(f"The run is whole in {output_dir}; {again} repeats what failed: {error}") from error
 
 
 def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:

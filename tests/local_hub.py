@@ -226,7 +226,6 @@ class Answers(BaseHTTPRequestHandler):
             files = repository.commits[sha]
             card = ModelCard(files["README.md"].decode()).data if "README.md" in files else None
             information = {"id": name, "sha": sha, "private": repository.private, "tags": (card and card.tags) or []}
-            information["pipeline_tag"] = card and card.get("pipeline_tag")
             self.send(200, information | {"siblings": [{"rfilename": path} for path in files]})
 
     def tree(self, name, revision, folder):

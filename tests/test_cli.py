@@ -283,11 +283,12 @@ def test_help_lists_every_command_and_the_options_people_need(capsys):
     for arguments, words in (
         (
             ["--help"],
-            ["prepare", "train", "evaluate", "compare-metrics", "recommend", "card", "embed", "demo"],
+            ["prepare", "train", "evaluate", "compare-metrics", "recommend", "card", "push", "embed", "demo"],
         ),
         (["evaluate", "--help"], ["temporal", "uniform-100", "as RecBole ranks", "--dataset"]),
         (["train", "--help"], ["--mlm_probability", "--num_train_epochs", "--min_rating", "(default: 0.2)"]),
         (["recommend", "--help"], ["--top_k", "--allowed_items"]),
+        (["push", "--help"], ["--private", "--revision", "--commit_message", "--with_code"]),
     ):
         with pytest.raises(SystemExit) as ended:
             main(arguments)

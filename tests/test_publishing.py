@@ -25,12 +25,15 @@ from hf_bert4rec import (
     Bert4RecTokenizer,
     NextItemRecommendationPipeline,
     push_run,
+    train,
+    training,
 )
 from hf_bert4rec.model_card import TEMPLATE
 from hf_bert4rec.publishing import card_of_repository, hub_files
 
 TOKENS = torch.tensor([[3, 9, 5, 1]])
 CARD = TEMPLATE.read_text("utf-8").replace("{{model_id | tojson}}", '"run"')
+TINY = {"hidden_size": 16, "intermediate_size": 32, "use_cpu": True, "disable_tqdm": True, "max_steps": 1}
 RECORD = {
     "format": "hf_bert4rec-run",
     "commands": [
@@ -187,3 +190,42 @@ def test_the_card_shows_how_to_load_the_repository(with_code):
     trusting = ", trust_remote_code=True" if with_code else ""
     assert call == f'recommend = pipeline("next-item-recommendation", model="me/films"{trusting})'
     assert card_of_repository("# Mine\n\nNo example.\n", "me/films", with_code) == "# Mine\n\nNo example.\n"
+
+
+def test_a_token_that_train_is_given_is_in_no_file(interaction_log, tmp_path):
+    train(interaction_log, tmp_path / "run", hub_token="hf_secret", hub_model_id="me/films", **TINY)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"hf_secret" not in path.read_bytes()
+
+
+def test_a_hub_that_cannot_be_reached_is_found_before_a_training_begins(interaction_log, tmp_path):
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE"):
+        train(interaction_log, tmp_path / "run", push_to_hub=True, **TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_not_pushed_in_the_end_is_whole(interaction_log, tmp_path, monkeypatch):
+    asked = []
+
+    def fail(folder, **hub):
+        raise OSError("the Hub is full")
+
+    monkeypatch.setattr(training, "open_repository", lambda **hub: asked.append(hub))
+    monkeypatch.setattr(training, "push_run", fail)
+    again = f"hf-bert4rec push {tmp_path / 'run'} run repeats what failed: the Hub is full"
+    with pytest.raises(OSError, match=re.escape(again)):
+        train(interaction_log, tmp_path / "run", push_to_hub=True, hub_revision="next", **TINY)
+    assert asked == [{"repo_id": "run", "private": None, "revision": "next", "token": None}]
+    assert sorted(hub_files(tmp_path / "run")) == [
+        "config.json",
+        "model.safetensors",
+        "run.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+@pytest.mark.parametrize("option", [{"hub_strategy": "every_save"}, {"hub_always_push": True}])
+def test_an_unfinished_run_is_not_pushed(interaction_log, tmp_path, option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is .* a run is pushed when it is whole"):
+        train(interaction_log, tmp_path / "run", push_to_hub=True, **option)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ import contextlib, io, json, os, shutil, sys
 import torch
 from huggingface_hub import constants
 from transformers import AutoModelForMaskedLM, AutoTokenizer, Trainer, TrainingArguments, pipeline
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, push_run
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, push_run, train
 from hf_bert4rec.cli import main
 
 def run(folder, seed, titles=None):
@@ -29,7 +30,7 @@ def run(folder, seed, titles=None):
     model, tokenizer = Bert4RecForMaskedLM(config).eval(), Bert4RecTokenizer.from_items(list(range(40)), titles=titles)
     model.save_pretrained(folder), tokenizer.save_pretrained(folder)
     with open(f"{folder}/README.md", "w") as card:
-        card.write("---\\ntags:\\n- bert4rec\\npipeline_tag: next-item-recommendation\\n---\\n# Films\\n")
+        card.write("---\\ntags:\\n- bert4rec\\n---\\n# Films\\n")
     with open(f"{folder}/run.json", "w") as record:
         json.dump({"format": "hf_bert4rec-run", "options": {"deepspeed": "/home/me/plan.json"}}, record)
     return model, tokenizer
@@ -69,6 +70,12 @@ trainer = Trainer(other, TrainingArguments("trained", **arguments), train_datase
 trainer.train()
 trainer.push_to_hub()
 answers["trained"] = scores(other.eval())
+
+with open("log.csv", "w") as log:
+    rows = [f"u{user},i{(user + step) % 10},{10 * step + user}" for step in range(7) for user in range(10)]
+    log.write("\\n".join(["user_id,item_id,timestamp", *rows]))
+tiny = {"hidden_size": 16, "intermediate_size": 32, "use_cpu": True, "disable_tqdm": True, "max_steps": 1}
+train("log.csv", "run of train", push_to_hub=True, hub_model_id="me/fresh", hub_token="writer", hub_private_repo=True, **tiny)
 
 answers["refused"] = {
     "foreign": said("run", "you/films"),
@@ -140,6 +147,8 @@ answers["local"] = everything("me/films", local_files_only=True)[-1]
 model.save_pretrained("saved"), tokenizer.save_pretrained("saved")
 recommend.save_pretrained("saved by pipeline")
 answers["saved"] = everything("saved")[-1], everything("saved by pipeline")[-1]
+exec(sys.argv[2])  # what the README shows
+answers["readme"] = [type(model).__name__, type(tokenizer).__name__, recommend(["f001", "f002"], top_k=3)["num_unknown"]]
 print("ANSWERS", json.dumps(answers))
 """
 
@@ -169,7 +178,8 @@ def owner(hub, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stranger(hub, owner, tmp_path_factory):
-    return answers_of(hub, tmp_path_factory.mktemp("stranger"), STRANGER, owner["commit"])
+    (shown,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    return answers_of(hub, tmp_path_factory.mktemp("stranger"), STRANGER, owner["commit"], shown)
 
 
 def close(scores):
@@ -280,6 +290,10 @@ def test_what_is_saved_again_is_as_whole_as_what_was_loaded(stranger):
         assert same(found, stranger["main"])
 
 
+def test_the_readme_loads_a_repository(stranger):
+    assert stranger["readme"] == ["Bert4RecForMaskedLM", "Bert4RecTokenizer", 2]
+
+
 def test_models_and_tokenizers_push_themselves(hub, owner):
     files = hub.repositories["me/stock"].files()
     names = {"config.json", "model.safetensors", "titles.json", "tokenizer.json", "tokenizer_config.json", "README.md"}
@@ -297,6 +311,16 @@ def test_the_stock_trainer_pushes(hub, owner, tmp_path):
     tokens = torch.tensor([[3, 9, 5, 1]])
     scores = Bert4RecForMaskedLM.from_pretrained(tmp_path)(tokens, logits_to_keep=tokens == 1).logits[0].tolist()
     assert scores == close(owner["trained"])
+
+
+def test_train_pushes_the_run_when_it_is_whole(hub, owner):
+    repository = hub.repositories["me/fresh"]
+    assert repository.private
+    assert repository.messages == ["initial commit", "Upload BERT4Rec"]
+    files = repository.files()
+    names = {"config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json"}
+    assert files.keys() == {".gitattributes"} | names
+    assert b"writer" not in files["run.json"]
 
 
 @pytest.mark.parametrize(
