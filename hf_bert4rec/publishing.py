@@ -295,4 +295,4 @@ def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["PushOptions", "hub_files", "open_repository", "push_run"]
+__all__ = ["PushOptions", "card_of_repository", "hub_files", "open_repository", "push_run"]

@@ -60,7 +60,9 @@ answers["own"] = [type(loaded).__module__, type(AutoTokenizer.from_pretrained("m
 answers["own_answer"] = pipeline("next-item-recommendation", model="me/films")([1, 5], top_k=3)
 shutil.copytree("run", "again")
 os.remove("again/titles.json")
-answers["again"] = said("again", "me/replaced", "--with_code"), said("run", "me/replaced"), said("again", "me/replaced")
+answers["again"] = [said("again", "me/replaced", "--with_code"), said("run", "me/replaced")]
+os.remove("again/README.md")
+answers["again"].append(said("again", "me/replaced"))
 
 model.push_to_hub("stock"), tokenizer.push_to_hub("stock")
 arguments = {"use_cpu": True, "report_to": "none", "max_steps": 2, "save_steps": 1, "disable_tqdm": True}
@@ -254,6 +256,8 @@ def test_what_an_earlier_push_left_behind_is_deleted(hub, owner):
     assert "modeling_bert4rec.py" in first and "titles.json" not in first
     assert "titles.json" in second and not [name for name in second if name.endswith(".py")]
     assert third == second - {"titles.json"}
+    card = "again has no README.md, so me/replaced shows the results of whatever was there before; hf-bert4rec card writes one."
+    assert [err for _, _, err in owner["again"]] == ["", "", card + "\n"]
     assert ".gitattributes" in third
     assert "auto_map" not in json.loads(repository.files()["config.json"])
 
