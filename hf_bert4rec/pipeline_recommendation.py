@@ -1,5 +1,6 @@
 """
-`pipeline("next-item-recommendation")`: histories of raw item ids in, ranked raw ids with titles and scores out.
+`pipeline("next-item-recommendation")`: histories of raw item ids in, ranked raw ids with titles and scores out; and the
+items that are like an item.
 
 *Source:* prediction as in Sun et al. (CIKM 2019), section 3.6: [MASK] is appended and its output scores every item.
 """
@@ -7,7 +8,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from transformers import Pipeline
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .ranking import top_k_items
-from .scoring import ModelScorer
+from .scoring import ItemSimilarity, ModelScorer
 
 DEFAULT_BATCH_SIZE = 256
 # Histories are sorted by length within so many batches: read in batches of like length they need little padding.
@@ -25,10 +27,12 @@ BATCHES_PER_GROUP = 16
 
 class NextItemRecommendationPipeline(Pipeline):
     r"""
-    Recommends the next items for histories of raw item ids.
+    Recommends the next items for histories of raw item ids; [`~NextItemRecommendationPipeline.similar_items`] gives the items
+    that are like an item.
 
-    Call it with one history (a list of ids, oldest first, or a `dict` with `history`), a list of histories, or, to stream
-    any number of them in flat memory, a generator or a column of a `datasets.Dataset`.
+    Call it with one history (ids, oldest first: a list, array, tensor or series, or a `dict` with `history`), a list of
+    histories, or, to stream any number of them in flat memory, a generator, a `datasets.Dataset` with a column `history`,
+    or a column of one.
 
     Args of a call:
         top_k (`int`, *optional*, defaults to 10): Number of items; fewer come back where fewer are allowed.
@@ -47,8 +51,8 @@ class NextItemRecommendationPipeline(Pipeline):
         [`prepare`] orders by popularity, and the score is minus the place in it.
 
     Raises:
-        ValueError: If `top_k` is larger than the catalogue or less than 1, if no allowed item is known, or if a history is
-            not a list of ids.
+        ValueError: If `top_k` is larger than the catalogue or less than 1, if no allowed item is known, or if a history or
+            another option is not what it should be.
     """
 
     _load_tokenizer = True
@@ -79,8 +83,14 @@ class NextItemRecommendationPipeline(Pipeline):
         return preprocess, forward, {}
 
     def _known_tokens(self, items: Iterable[Any], name: str) -> np.ndarray:
+        items = _as_list(items)
+        if not _is_collection(items) or isinstance(items, Mapping):
+            raise ValueError(f"{name} must be a list of item ids, found {items!r:.60}; put the ids in a list.")
         items = list(items)
-        tokens, _ = self.tokenizer.encode_items(items)
+        try:
+            tokens, _ = self.tokenizer.encode_items(items)
+        except ValueError as error:
+            raise ValueError(f"{name} {str(error).removeprefix('a history ')}") from None
         if not tokens and name == "allowed_items":
             raise ValueError(
                 f"None of the {len(items)} allowed_items is in the catalogue; give ids that the model knows."
@@ -88,17 +98,15 @@ class NextItemRecommendationPipeline(Pipeline):
         return np.unique(np.array(tokens, dtype=np.int64))
 
     def __call__(self, inputs: Any, *args, **kwargs) -> Any:
-        if isinstance(inputs, np.ndarray):
-            inputs = inputs.tolist()
-        if isinstance(inputs, (list, tuple)):
-            if len(inputs) and all(isinstance(entry, (list, tuple, np.ndarray, dict)) for entry in inputs):
-                return self._answers([_as_record(entry) for entry in inputs], *args, **kwargs)
-            return super().__call__(_as_record(inputs), *args, **kwargs)
-        if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
-            raise ValueError(f"A history must be a list of item ids, found {inputs!r}; put the ids in a list.")
-        if isinstance(inputs, dict):
-            return super().__call__(inputs, *args, **kwargs)
-        return self._stream(iter(inputs), *args, **kwargs)
+        _check_batch_size(kwargs.get("batch_size", self._batch_size))
+        histories = _as_list(_history_of(inputs))
+        if isinstance(histories, (list, tuple)):
+            if any(map(_is_collection, histories)):
+                return self._answers([_as_record(history) for history in histories], *args, **kwargs)
+            return super().__call__(_as_record(histories), *args, **kwargs)
+        if _is_collection(histories) and not isinstance(histories, (set, frozenset)):
+            return self._stream(_one_by_one(histories), *args, **kwargs)
+        raise ValueError(f"A history must be a list of item ids, found {histories!r:.60}; put the ids in a list.")
 
     def _answers(self, records: list[dict[str, list]], *args, **kwargs) -> list[dict[str, Any]]:
         """Answers in the order of the records, found in the order of their lengths."""
@@ -115,6 +123,76 @@ class NextItemRecommendationPipeline(Pipeline):
         while group := list(itertools.islice(histories, group_size)):
             yield from self._answers([_as_record(entry) for entry in group], *args, **kwargs)
 
+    def similar_items(
+        self,
+        item_ids: Any,
+        *,
+        top_k: int = 10,
+        unknown_items: str = "skip",
+        batch_size: int | None = None,
+        **items: Any,
+    ) -> Any:
+        r"""
+        The items whose embeddings point in the same direction as an item's own: the highest cosines, whatever is popular.
+
+        Args:
+            item_ids (`str`, `int`, `list` or iterator): One raw id, several, or, to stream any number of them, an iterator.
+            top_k (`int`, *optional*, defaults to 10): Number of items; the item itself is never listed.
+            unknown_items (`str`, *optional*, defaults to `"skip"`):
+                `"skip"` gives an empty list for an item that the model does not know; `"error"` refuses it.
+            batch_size (`int`, *optional*, defaults to 256): Items compared with the catalogue at a time.
+            items: `allowed_items` and `denied_items`, as in a call.
+
+        Returns:
+            For each id a `dict`: `item_id` as it was given, `title` (where there are titles), `similar_items`, a list of
+            `dict` with `item_id`, `title` and `score` (the cosine), best first, and `is_unknown`. An iterator of them for
+            an iterator.
+
+        Raises:
+            ValueError: If an option or an id is not what it should be, see the class.
+
+        Example:
+            >>> from transformers import pipeline
+            >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer
+            >>> model, tokenizer = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=5)), Bert4RecTokenizer.from_items(["a", "b"])
+            >>> recommend = pipeline("next-item-recommendation", model=model, tokenizer=tokenizer)
+            >>> [entry["item_id"] for entry in recommend.similar_items("a", top_k=1)["similar_items"]]
+            ['b']
+        """
+        batch_size = self._batch_size if batch_size is None else batch_size
+        _check_batch_size(batch_size), self._check_top_k(top_k)
+        rules = self._sanitize_parameters(**items)[1]
+        asked = _as_list(item_ids)
+        if isinstance(asked, (str, Integral)):
+            return next(self._similar(iter([asked]), 1, top_k, unknown_items, rules))
+        if not _is_collection(asked) or isinstance(asked, Mapping):
+            raise ValueError(
+                f"item_ids must be an item id or a list of them, found {item_ids!r:.60}; put them in a list."
+            )
+        answers = self._similar(_one_by_one(asked), batch_size, top_k, unknown_items, rules)
+        return answers if isinstance(asked, Iterator) else list(answers)
+
+    def _similar(
+        self, item_ids: Iterator[Any], batch_size: int, top_k: int, unknown_items: str, rules: dict[str, np.ndarray]
+    ) -> Iterator[dict[str, Any]]:
+        """Answers one by one, a batch of items in memory at a time."""
+        scorer = ItemSimilarity(self.model)
+        rules = {name.removesuffix("_items"): tokens for name, tokens in rules.items()}
+        while batch := list(itertools.islice(item_ids, batch_size)):
+            known = [self._token_of(item_id, unknown_items) for item_id in batch]
+            found = top_k_items(scorer(None, known), top_k, vocab_size=scorer.vocab_size, seen=known, **rules)
+            for item_id, token, entries in zip(batch, known, self._entries(*found), strict=True):
+                is_unknown = len(token) == 0
+                answer = {"similar_items": [] if is_unknown else entries, "is_unknown": is_unknown}
+                yield {"item_id": item_id, **self._title(item_id), **answer}
+
+    def _token_of(self, item_id: Any, unknown_items: str) -> np.ndarray:
+        """The token of an item, none where it is unknown."""
+        try:
+            return np.array(self.tokenizer.encode_items([item_id], unknown=unknown_items)[0], dtype=np.int64)
+        except ValueError as error:
+            raise ValueError(f"item_ids {str(error).removeprefix('a history ')}") from None
+
     def get_iterator(self, inputs, num_workers: int, batch_size: int, *parameters) -> Iterator[dict[str, Any]]:
         """Batch by batch; the base class cuts batches into one tensor per value, which takes as long as ranking them."""
         if num_workers:
@@ -130,7 +208,7 @@ class NextItemRecommendationPipeline(Pipeline):
             collated = {name: [inputs[name] for inputs in batch] for name in batch[0]}
             yield from self._as_answers(self.forward(collated, **forward_params))
 
-    def preprocess(self, inputs: dict | Sequence, unknown_items: str = "skip") -> dict[str, Any]:
+    def preprocess(self, inputs: Any, unknown_items: str = "skip") -> dict[str, Any]:
         history = _as_record(inputs)["history"]
         tokens, unknown = self.tokenizer.encode_items(history, unknown=unknown_items)
         return {"tokens": np.array(tokens, dtype=np.int64), "num_unknown": len(unknown)}
@@ -141,11 +219,7 @@ class NextItemRecommendationPipeline(Pipeline):
         histories, num_unknown = model_inputs["tokens"], model_inputs["num_unknown"]
         if isinstance(histories, np.ndarray):  # a batch of one comes as it is
             histories, num_unknown = [histories], [num_unknown]
-        num_items = self.scorer.vocab_size - FIRST_ITEM_TOKEN
-        if not 1 <= top_k <= num_items:
-            raise ValueError(
-                f"top_k is {top_k}, but the catalogue has {num_items} items; give between 1 and {num_items}."
-            )
+        self._check_top_k(top_k)
         rules = {"vocab_size": self.scorer.vocab_size, "allowed": allowed_items, "denied": denied_items}
         seen = histories if filter_seen else None
         items, scores = top_k_items(self.scorer(None, histories), top_k, seen=seen, **rules)
@@ -156,41 +230,78 @@ class NextItemRecommendationPipeline(Pipeline):
             items[is_empty], scores[is_empty] = popular.to(items), places.to(scores) + FIRST_ITEM_TOKEN
         return {"items": items, "scores": scores, "num_unknown": torch.tensor(num_unknown), "is_popularity": is_empty}
 
+    def _check_top_k(self, top_k: Any):
+        num_items = self.scorer.vocab_size - FIRST_ITEM_TOKEN
+        if not _is_whole(top_k) or not 1 <= top_k <= num_items:
+            raise ValueError(
+                f"top_k is {top_k!r}, but the catalogue has {num_items} items; give between 1 and {num_items}."
+            )
+
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         return self._as_answers(model_outputs)[0]
 
     def _as_answers(self, model_outputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
         """One answer per row of the outputs."""
-        rows = [[token for token in row if token >= 0] for row in model_outputs["items"].tolist()]
-        item_ids = iter(self.tokenizer.decode_items([token for row in rows for token in row]))
-        scores, num_unknown, is_popularity = (
-            model_outputs[name].tolist() for name in ("scores", "num_unknown", "is_popularity")
-        )
+        entries = self._entries(model_outputs["items"], model_outputs["scores"])
+        num_unknown, is_popularity = (model_outputs[name].tolist() for name in ("num_unknown", "is_popularity"))
         return [
-            {
-                "recommendations": [
-                    self._entry(item_id, score)
-                    for item_id, score in zip(itertools.islice(item_ids, len(row)), of_row, strict=False)
-                ],
-                "num_unknown": unknown,
-                "is_popularity": popular,
-            }
-            for row, of_row, unknown, popular in zip(rows, scores, num_unknown, is_popularity, strict=True)
+            {"recommendations": of_row, "num_unknown": unknown, "is_popularity": popular}
+            for of_row, unknown, popular in zip(entries, num_unknown, is_popularity, strict=True)
         ]
 
-    def _entry(self, item_id: Any, score: float) -> dict[str, Any]:
-        title = {} if self.tokenizer.titles is None else {"title": self.tokenizer.title(item_id)}
-        return {"item_id": item_id, **title, "score": score}
+    def _entries(self, items: torch.Tensor, scores: torch.Tensor) -> list[list[dict[str, Any]]]:
+        """What `top_k_items` found, by raw id, less the empty tails."""
+        rows = [[token for token in row if token >= 0] for row in items.tolist()]
+        item_ids = iter(self.tokenizer.decode_items([token for row in rows for token in row]))
+        return [
+            [
+                {"item_id": item_id, **self._title(item_id), "score": score}
+                for item_id, score in zip(itertools.islice(item_ids, len(row)), of_row, strict=False)
+            ]
+            for row, of_row in zip(rows, scores.tolist(), strict=True)
+        ]
+
+    def _title(self, item_id: Any) -> dict[str, str | None]:
+        return {} if self.tokenizer.titles is None else {"title": self.tokenizer.title(item_id)}
 
 
 def _as_record(history: Any) -> dict[str, list]:
     """A history as the `dict` that the base class takes for one input."""
-    if isinstance(history, dict):
-        if "history" not in history:
-            raise ValueError(f"A record needs 'history', found {', '.join(map(repr, history)) or 'nothing'}; add it.")
-        history = history["history"]
-    if isinstance(history, np.ndarray):
-        history = history.tolist()
+    history = _as_list(_history_of(history))
     if not isinstance(history, (list, tuple)):
-        raise ValueError(f"A history must be a list of item ids, found {history!r}; put the ids in a list.")
+        raise ValueError(f"A history must be a list of item ids, found {history!r:.60}; put the ids in a list.")
     return {"history": list(history)}
+
+
+def _history_of(record: Any) -> Any:
+    """What a record holds; anything else as it is."""
+    if not isinstance(record, Mapping):
+        return record
+    if "history" not in record:
+        raise ValueError(f"A record needs 'history', found {', '.join(map(repr, record)) or 'nothing'}; add it.")
+    return record["history"]
+
+
+def _as_list(values: Any) -> Any:
+    """A list for arrays, tensors, series and Arrow's arrays and scalars; anything else as it is."""
+    method = next((name for name in ("to_pylist", "as_py", "tolist") if hasattr(values, name)), None)
+    return values if method is None else getattr(values, method)()
+
+
+def _is_collection(values: Any) -> bool:
+    # Data sets of torch have `__getitem__` alone; so do single numbers of numpy, which are none.
+    is_iterable = isinstance(values, Iterable) or hasattr(values, "__getitem__")
+    return is_iterable and not isinstance(values, (str, bytes, np.generic))
+
+
+def _one_by_one(values: Any) -> Iterator[Any]:
+    return iter(values) if isinstance(values, Iterable) else (values[place] for place in range(len(values)))
+
+
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+def _check_batch_size(batch_size: Any):
+    if batch_size is not None and (not _is_whole(batch_size) or batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; give a whole number of at least 1.")

@@ -1,4 +1,9 @@
-"""A trained model as a scorer: histories of tokens in, scores of any slice of the catalogue out."""
+"""
+A trained model as a scorer: histories of tokens in, scores of any slice of the catalogue out. One scorer ranks by what the
+model expects next, the other by what is like the newest item.
+
+*Source:* item-to-item similarity by the cosine of embeddings as in Barkan & Koenigstein, "Item2Vec" (MLSP 2016).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
@@ -71,5 +77,41 @@ class ModelScorer:
                 return sharded_scores(vectors, head, start, stop)
             bias = None if head.bias is None else head.bias[start:stop].float()
             return torch.nn.functional.linear(vectors, head.weight[start:stop].float(), bias)
+
+        return score_items
+
+
+class ItemSimilarity:
+    r"""
+    Follows [`ranking.Scorer`]: scores an item by the cosine of its embedding with that of the newest item of the history.
+
+    The embeddings are those that score, without the items' bias, so that popularity counts for nothing. Where there is no
+    item every score is 0.
+
+    Args:
+        model ([`Bert4RecForMaskedLM`]): Whose item embeddings; its encoder is not run.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+        >>> scorer = ItemSimilarity(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=103)))
+        >>> round(scorer(None, [np.array([9, 5])])(3, 103)[0, 2].item(), 3)  # token 5 with itself
+        1.0
+    """
+
+    def __init__(self, model: Bert4RecForMaskedLM):
+        self.model, self.vocab_size = model, model.config.vocab_size
+
+    @torch.inference_mode()
+    def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> Callable[[int, int], torch.Tensor]:
+        """`score_items(start, stop)` gives float32 cosines of shape `(num_histories, stop - start)`."""
+        weight = self.model.get_output_embeddings().weight
+        newest = torch.tensor([int(history[-1]) if len(history) else 0 for history in histories], device=weight.device)
+        has_item = torch.tensor([len(history) > 0 for history in histories], device=weight.device)
+        vectors = normalize(weight[newest].float()) * has_item[:, None]  # (num_histories, hidden)
+
+        @torch.inference_mode()
+        def score_items(start: int, stop: int) -> torch.Tensor:
+            return vectors @ normalize(weight[start:stop].float()).T
 
         return score_items

@@ -2,11 +2,21 @@
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, NextItemRecommendationPipeline
+from hf_bert4rec import (
+    Bert4RecConfig,
+    Bert4RecForCausalLM,
+    Bert4RecForMaskedLM,
+    Bert4RecTokenizer,
+    NextItemRecommendationPipeline,
+)
+from hf_bert4rec.recipes import RECIPES
 
 ITEMS = [f"item {number}" for number in range(12)]
 
@@ -18,6 +28,14 @@ def recommend():
     model = Bert4RecForMaskedLM(config).eval()
     tokenizer = Bert4RecTokenizer.from_items(ITEMS, titles={"item 3": "Three"})
     return pipeline("next-item-recommendation", model=model, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def numbered(recommend):
+    """The same model with integers for ids."""
+    return pipeline(
+        "next-item-recommendation", model=recommend.model, tokenizer=Bert4RecTokenizer.from_items(list(range(12)))
+    )
 
 
 def ids(result):
@@ -65,6 +83,50 @@ def test_one_by_one_batched_streamed_and_from_a_column_are_the_same(recommend):
             close(one, other)
 
 
+@pytest.mark.parametrize(
+    "history",
+    [
+        np.array([1, 5]),
+        [np.int64(1), np.int32(5)],
+        (1, 5),
+        ("1", "5"),
+        pd.Series([1, 5], index=[7, 8]),
+        pd.Index(["1", "5"]),
+        torch.tensor([1, 5]),
+        pa.array([1, 5]),
+        pa.chunked_array([["1"], ["5"]]),
+        {"history": np.array([1, 5]), "user_id": 3},
+    ],
+    ids=lambda history: type(history).__name__,
+)
+def test_a_history_may_come_in_any_container_alone_or_among_others(numbered, history):
+    expected = numbered([1, 5], top_k=4)
+    close(numbered(history, top_k=4), expected)
+    for one in numbered([history, history], top_k=4):
+        close(one, expected)
+    (one,) = numbered(iter([history]), top_k=4)
+    close(one, expected)
+
+
+def test_many_histories_may_come_in_any_container(numbered):
+    histories = [[1, 5], [3, 2]]
+    expected = numbered(histories, top_k=4)
+    dataset = datasets.Dataset.from_dict({"history": histories})
+    for inputs in (
+        np.array(histories),
+        torch.tensor(histories),
+        pd.Series(histories),
+        pa.array(histories),
+        pa.chunked_array([histories]),
+        {"history": histories},
+        {"history": dataset["history"]},
+        dataset,
+        KeyDataset(dataset, "history"),
+    ):
+        for one, other in zip(expected, numbered(inputs, top_k=4), strict=True):
+            close(one, other)
+
+
 def test_a_stream_is_read_sixteen_batches_ahead_and_no_further(recommend):
     read = []
 
@@ -99,7 +161,7 @@ def test_seen_items_are_left_out_unless_asked_for(recommend):
 
 def test_allowed_and_denied_items_shape_the_list(recommend):
     assert set(ids(recommend(["item 1"], allowed_items=["item 2", "item 9", "not in stock"]))) == {"item 2", "item 9"}
-    denied = ids(recommend(["item 1"], top_k=12, denied_items=["item 2", "item 9"]))
+    denied = ids(recommend(["item 1"], top_k=12, denied_items=["item 2", "item 9", "item 2"]))
     assert len(denied) == 9
     assert not {"item 2", "item 9"} & set(denied)
     assert ids(recommend(["item 1"], allowed_items=["item 1"])) == []
@@ -126,37 +188,59 @@ def test_unknown_items_are_counted_or_refused(recommend):
         recommend(["item 1", "who"], unknown_items="error")
 
 
-def test_titles_come_where_there_are_titles(recommend):
+def test_titles_come_where_there_are_titles(recommend, numbered):
     titles = {entry["item_id"]: entry["title"] for entry in recommend(["item 1"], top_k=11)["recommendations"]}
     assert titles["item 3"] == "Three"
     assert titles["item 2"] is None
-    bare = pipeline(
-        "next-item-recommendation", model=recommend.model, tokenizer=Bert4RecTokenizer.from_items(list(range(12)))
-    )
-    answer = bare([1, 5])["recommendations"][0]
+    answer = numbered([1, 5])["recommendations"][0]
     assert set(answer) == {"item_id", "score"}
     assert isinstance(answer["item_id"], int)
 
 
-@pytest.mark.parametrize("top_k", [0, 13])
+@pytest.mark.parametrize("top_k", [0, 13, "3", 2.5, True])
 def test_top_k_outside_the_catalogue_is_refused(recommend, top_k):
-    with pytest.raises(ValueError, match=f"top_k is {top_k}, but the catalogue has 12 items; give between 1 and 12"):
+    with pytest.raises(ValueError, match=f"top_k is {top_k!r}, but the catalogue has 12 items; give between 1 and 12"):
         recommend(["item 1"], top_k=top_k)
 
 
-def test_wrong_input_is_named(recommend):
-    with pytest.raises(ValueError, match="must be a list of item ids, found 'item 1'"):
-        recommend("item 1")
-    with pytest.raises(ValueError, match="A record needs 'history', found 'items'"):
-        recommend({"items": ["item 1"]})
-    with pytest.raises(ValueError, match="None of the 1 allowed_items is in the catalogue"):
-        recommend(["item 1"], allowed_items=["who"])
-    with pytest.raises(ValueError, match="There is no parameter 'topk'"):
-        recommend(["item 1"], topk=3)
+@pytest.mark.parametrize(
+    ("inputs", "options", "message"),
+    [
+        ("item 1", {}, "A history must be a list of item ids, found 'item 1'; put the ids in a list"),
+        (3, {}, "A history must be a list of item ids, found 3"),
+        (None, {}, "A history must be a list of item ids, found None"),
+        ({"item 1"}, {}, "A history must be a list of item ids, found {'item 1'}"),
+        ([["item 1"], "item 2"], {}, "A history must be a list of item ids, found 'item 2'"),
+        ([["item 1"], {"item 2"}], {}, "A history must be a list of item ids, found {'item 2'}"),
+        ({"items": ["item 1"]}, {}, "A record needs 'history', found 'items'"),
+        ([1.5], {}, r"must hold text or integers, found 1.5 \(float\) at position 0"),
+        (["item 1", None], {}, r"must hold text or integers, found None \(NoneType\) at position 1"),
+        (pd.Series([1, None]), {}, r"must hold text or integers, found 1.0 \(float\) at position 0"),
+        (["item 1"], {"allowed_items": ["who"]}, "None of the 1 allowed_items is in the catalogue"),
+        (["item 1"], {"denied_items": "item 2"}, "denied_items must be a list of item ids, found 'item 2'"),
+        (["item 1"], {"allowed_items": 2}, "allowed_items must be a list of item ids, found 2"),
+        (["item 1"], {"denied_items": [None]}, r"^denied_items must hold text or integers, found None \(NoneType\)"),
+        (["item 1"], {"batch_size": 0}, "batch_size is 0; give a whole number of at least 1"),
+        ([["item 1"]], {"batch_size": 2.0}, "batch_size is 2.0; give a whole number of at least 1"),
+        (["item 1"], {"topk": 3}, "There is no parameter 'topk'"),
+    ],
+)
+def test_wrong_input_is_named_in_one_line(recommend, inputs, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        recommend(inputs, **options)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_saved_pipeline_gives_the_same_scores(recommend, tmp_path):
-    recommend.model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("recipe", ["default", "sparse", "paper", "sasrec"])
+def test_a_saved_model_of_any_recipe_gives_the_same_answers(recommend, recipe, tmp_path):
+    fields = {name: value for name, value in RECIPES[recipe].items() if name in Bert4RecConfig.__annotations__}
+    reading = {"default": "both", "sparse": "both", "paper": "masked", "sasrec": "causal"}[recipe]
+    config = Bert4RecConfig(vocab_size=15, hidden_size=16, reading=reading, initializer_range=0.5, **fields)
+    model = (Bert4RecForCausalLM if recipe == "sasrec" else Bert4RecForMaskedLM)(config).eval()
+    original = pipeline("next-item-recommendation", model=model, tokenizer=recommend.tokenizer)
+    model.save_pretrained(tmp_path)
     recommend.tokenizer.save_pretrained(tmp_path)
     loaded = pipeline("next-item-recommendation", model=str(tmp_path))
-    close(loaded(["item 1", "item 2"]), recommend(["item 1", "item 2"]))
+    close(loaded(["item 1", "item 2"]), original(["item 1", "item 2"]))
+    assert ids(original(["item 1"])) != ids(recommend(["item 1"]))
+    assert loaded.similar_items("item 1") == original.similar_items("item 1")

@@ -6,7 +6,7 @@ import torch
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
 from hf_bert4rec.ranking import top_k_items
-from hf_bert4rec.scoring import ModelScorer
+from hf_bert4rec.scoring import ItemSimilarity, ModelScorer
 
 HISTORIES = [np.array([5, 9]), np.array([], dtype=np.int64), np.arange(4, 22), np.array([7])]
 
@@ -108,3 +108,20 @@ def test_histories_read_a_few_at_a_time_give_the_same_vectors(monkeypatch, token
     found = scorer.user_vectors(HISTORIES)
     assert found.shape == (4, 16)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"scale_embedding": True}], ids=str)
+def test_similarity_is_the_cosine_of_the_vectors_that_score_in_any_slices(changes):
+    model = tiny_model(**changes)
+    weight = model.get_output_embeddings().weight.detach().numpy()
+    score_items = ItemSimilarity(model)(None, HISTORIES)
+    whole = score_items(0, 23)
+    assert (whole.shape, whole.dtype, whole.requires_grad) == ((4, 23), torch.float32, False)
+    for row, history in enumerate(HISTORIES):
+        for item in range(23):
+            cosine = 0.0
+            if len(history):
+                one, other = weight[history[-1]], weight[item]
+                cosine = sum(one * other) / (sum(one * one) * sum(other * other)) ** 0.5
+            assert whole[row, item].item() == pytest.approx(cosine, abs=1e-5)
+    torch.testing.assert_close(score_items(9, 14), whole[:, 9:14])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import card, compare_metrics, demo, embed, evaluate, prepare, push, recommend, train
+from . import card, compare_metrics, demo, embed, evaluate, prepare, push, recommend, similar, train
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -17,6 +17,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "compare-metrics": compare_metrics,
     "recommend": recommend,
+    "similar": similar,
     "card": card,
     "push": push,
     "embed": embed,
