@@ -20,6 +20,7 @@ from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .protocols import PROTOCOLS, comparability
 from .publishing import push_run
+from .ranking_metric import ranking_metric, save_ranking_metric
 from .sequences import EvaluationSequences, TrainingSequences
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .training import SequenceOptions, train
@@ -60,6 +61,8 @@ __all__ = [
     "load_data",
     "prepare",
     "push_run",
+    "ranking_metric",
+    "save_ranking_metric",
     "train",
     "write_model_card",
 ]

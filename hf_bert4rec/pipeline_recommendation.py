@@ -159,7 +159,6 @@ class NextItemRecommendationPipeline(Pipeline):
             >>> [entry["item_id"] for entry in recommend.similar_items("a", top_k=1)["similar_items"]]
             ['b']
         """
-        batch_size = self._batch_size if batch_size is None else batch_size
         _check_batch_size(batch_size), self._check_top_k(top_k)
         rules = self._sanitize_parameters(**items)[1]
         asked = _as_list(item_ids)
@@ -169,11 +168,13 @@ class NextItemRecommendationPipeline(Pipeline):
             raise ValueError(
                 f"item_ids must be an item id or a list of them, found {item_ids!r:.60}; put them in a list."
             )
-        answers = self._similar(_one_by_one(asked), batch_size, top_k, unknown_items, rules)
+        answers = self._similar(
+            _one_by_one(asked), batch_size or self._batch_size or DEFAULT_BATCH_SIZE, top_k, unknown_items, rules
+        )
         return answers if isinstance(asked, Iterator) else list(answers)
 
     def _similar(
-        self, item_ids: Iterator[Any], batch_size: int, top_k: int, unknown_items: str, rules: dict[str, np.ndarray]
+        self, item_ids: Iterator[Any], batch_size: int, top_k: int, unknown_items: str, rules: dict[str, Any]
     ) -> Iterator[dict[str, Any]]:
         """Answers one by one, a batch of items in memory at a time."""
         scorer = ItemSimilarity(self.model)
