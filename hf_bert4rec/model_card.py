@@ -18,11 +18,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .card_facts import CardFacts, read_facts
+from .configuration_bert4rec import Bert4RecConfig
 from .interactions.histories import report_text
 from .known_results import known_beside
 from .metrics_text import scorers_of
 from .plots import group_name, plot_popularity, plot_validation
 from .protocols import PROTOCOLS
+from .recipes import RECIPES
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TASK = "next-item-recommendation"
@@ -30,6 +32,10 @@ COLUMNS = {"ndcg@10": "NDCG@10", "recall@10": "Recall@10", "recall@20": "Recall@
 SCORERS = {"popularity": "popularity", "markov": "Markov counts"}
 SEED_COLUMNS = ("ndcg@10", "recall@10")
 CURVE_ROWS = 12
+# Fields of the configuration that the card names elsewhere, and options that change no figure.
+TOLD_ELSEWHERE = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"}
+TOLD_ELSEWHERE |= {"training_loss", "hidden_dropout_prob"}
+UNTOLD_OPTIONS = {"recipe", "seed", "disable_tqdm", "use_cpu", "report_to"}
 # Groups with fewer users are in the table, but nothing is concluded from them.
 MIN_USERS_OF_A_GROUP = 50
 
@@ -138,7 +144,23 @@ def _metadata(facts: CardFacts, options: CardOptions) -> ModelCardData:
         metrics=["recall", "ndcg", "mrr"],
         model_name=_title(facts, options),
         eval_results=results,
+        co2_eq_emissions=_emissions(facts.record),
     )
+
+
+def _emissions(record: dict[str, Any]) -> dict[str, Any] | None:
+    """As the Hub reads them: grams, by what, of which training, where and on what."""
+    if "energy" not in record:
+        return None
+    energy = record["energy"]
+    country = energy["country"]
+    return {
+        "emissions": float(f"{energy['emissions_kg'] * 1000:.4g}"),
+        "source": energy["tracker"] + ("" if country else ", at the world's average electricity"),
+        "training_type": "pre-training",
+        **({"geographical_location": country} if country else {}),
+        "hardware_used": _machines(record["sessions"]),
+    }
 
 
 def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
@@ -196,6 +218,7 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
         **found,
         "description": protocol.description,
         "is_sampled": protocol.num_negatives is not None,
+        "tells_of_seen_items": "forbidden" in protocol.description or "unseen" in protocol.description,
         "published": _published(found),
         "columns": ["", *COLUMNS.values()],
         "rows": rows,
@@ -268,10 +291,13 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     kept = "the last" if record["best_step"] is None else f"those of step {record['best_step']:,}, best on validation"
     causal, hidden = sequence["causal_probability"], f"{sequence['mlm_probability']:.0%} of the items hidden"
     samples = f"{causal:.0%} predict each item from those before it" + (f", the others {hidden}" if causal < 1 else "")
+    fields = {name: getattr(config, name) for name in Bert4RecConfig.__annotations__ if name not in TOLD_ELSEWHERE}
+    changed = [f"`{name}={value!r}`" for name, value in fields.items() if value != getattr(Bert4RecConfig, name)]
     rows = [
-        ["recipe", sequence["recipe"]],
+        ["recipe", _recipe(record)],
         ["seed", str(facts.seed)],
         ["model", f"{size}, last {config.max_position_embeddings} events, loss `{config.training_loss}`"],
+        *([["architecture", ", ".join(changed)]] if changed else []),
         ["samples", samples],
         ["steps", f"{steps}, learning rate {arguments['learning_rate']:g}, dropout {config.hidden_dropout_prob:g}"],
         ["precision", "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "float32"],
@@ -283,6 +309,14 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     return rows + _machine_rows(record)
 
 
+def _recipe(record: dict[str, Any]) -> str:
+    """Its name, and the options that were given other values than it has."""
+    name, given = record["sequence_options"]["recipe"], record.get("options", {})
+    own = RECIPES.get(name, {})
+    others = [f"`{option}`" for option in given.keys() - UNTOLD_OPTIONS if own.get(option, ...) != given[option]]
+    return name + (f", but for {', '.join(sorted(others))}" if others else "")
+
+
 def _machine_rows(record: dict[str, Any]) -> list[list[str]]:
     rows = []
     if "wall_seconds" in record:
@@ -290,13 +324,23 @@ def _machine_rows(record: dict[str, Any]) -> list[list[str]]:
         starts = "" if len(sessions) == 1 else f", {len(sessions)} starts"
         wall, cpu = record["wall_seconds"] / 60, record["cpu_seconds"] / 60
         rows.append(["time", f"{wall:.1f} minutes, {cpu:.1f} CPU minutes{starts}, from {sessions[0]['started']}"])
-        machines = dict.fromkeys(_machine(session) for session in sessions)
-        rows.append(["hardware", "; then ".join(machines)])
+        rows += [["energy", _energy(record["energy"])]] if "energy" in record else []
+        rows.append(["hardware", _machines(sessions)])
         peak = max((session["peak_memory_bytes"] or 0 for session in sessions), default=0)
         rows += [["peak memory", f"{peak / 1e6:,.0f} MB"]] if peak else []
     rows.append(["versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())])
     rows += [["data, SHA-256", f"`{record['data_hash']}`"]] if "data_hash" in record else []
     return rows
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    place = f"the electricity of {energy['country']}" if energy["country"] else "the world's average electricity"
+    emitted = f"{energy['kwh']:.3g} kWh, with {place} {energy['emissions_kg'] * 1000:.3g} g of CO₂"
+    return f"{emitted}; of the whole machine in {energy['seconds'] / 60:.1f} minutes, estimated by {energy['tracker']}"
+
+
+def _machines(sessions: list[dict[str, Any]]) -> str:
+    return "; then ".join(dict.fromkeys(map(_machine, sessions)))
 
 
 def _machine(session: dict[str, Any]) -> str:

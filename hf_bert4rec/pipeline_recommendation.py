@@ -128,9 +128,10 @@ class NextItemRecommendationPipeline(Pipeline):
         item_ids: Any,
         *,
         top_k: int = 10,
+        allowed_items: Iterable[Any] | None = None,
+        denied_items: Iterable[Any] | None = None,
         unknown_items: str = "skip",
         batch_size: int | None = None,
-        **items: Any,
     ) -> Any:
         r"""
         The items whose embeddings point in the same direction as an item's own: the highest cosines, whatever is popular.
@@ -138,10 +139,11 @@ class NextItemRecommendationPipeline(Pipeline):
         Args:
             item_ids (`str`, `int`, `list` or iterator): One raw id, several, or, to stream any number of them, an iterator.
             top_k (`int`, *optional*, defaults to 10): Number of items; the item itself is never listed.
+            allowed_items (`list`, *optional*): Only these items are listed.
+            denied_items (`list`, *optional*): These items are not listed.
             unknown_items (`str`, *optional*, defaults to `"skip"`):
                 `"skip"` gives an empty list for an item that the model does not know; `"error"` refuses it.
             batch_size (`int`, *optional*, defaults to 256): Items compared with the catalogue at a time.
-            items: `allowed_items` and `denied_items`, as in a call.
 
         Returns:
             For each id a `dict`: `item_id` as it was given, `title` (where there are titles), `similar_items`, a list of
@@ -160,7 +162,7 @@ class NextItemRecommendationPipeline(Pipeline):
             ['b']
         """
         _check_batch_size(batch_size), self._check_top_k(top_k)
-        rules = self._sanitize_parameters(**items)[1]
+        rules = self._sanitize_parameters(allowed_items=allowed_items, denied_items=denied_items)[1]
         asked = _as_list(item_ids)
         if isinstance(asked, (str, Integral)):
             return next(self._similar(iter([asked]), 1, top_k, unknown_items, rules))

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from .energy import EnergyMeter, total_energy
 from .interactions import InteractionData, InteractionOptions
 from .run_folder import RECORD_FORMAT
 
@@ -31,8 +32,8 @@ SOURCE = Path(__file__).resolve().parent.parent
 
 class RunClock(TrainerCallback):
     r"""
-    Counts time and memory of a run over all its starts, in a file beside the checkpoints: a stop loses what came after the
-    last log, an evaluation or a few steps.
+    Counts time, memory and, with a meter, energy of a run over all its starts, in a file beside the checkpoints: a stop loses
+    what came after the last log, an evaluation or a few steps.
 
     Args:
         file (`Path`): JSON with one entry for each start, those of earlier starts included.
@@ -45,6 +46,7 @@ class RunClock(TrainerCallback):
         now = datetime.datetime.now(datetime.UTC)
         self.session: dict[str, Any] = {"started": now.strftime("%Y-%m-%d %H:%M UTC")}
         self.session |= {"hardware": hardware(), "versions": versions()}
+        self.meter: EnergyMeter | None = None
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
@@ -58,6 +60,8 @@ class RunClock(TrainerCallback):
         self._note(state)
 
     def on_log(self, args, state, control, **kwargs):
+        if self.meter is not None:
+            self.meter.read()
         self._note(state)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -70,6 +74,8 @@ class RunClock(TrainerCallback):
             "cpu_seconds": round(cpu_seconds() - self.begun[1], 1),
             "peak_memory_bytes": peak_memory(),
         }
+        if self.meter is not None and self.meter.measured is not None:
+            self.session["energy"] = self.meter.measured
         if torch.cuda.is_available():
             self.session["peak_accelerator_bytes"] = torch.cuda.max_memory_allocated()
         if state.is_world_process_zero:
@@ -94,7 +100,7 @@ def run_record(
     Returns:
         `dict`: the content of `run.json`.
     """
-    state, arguments = trainer.state, trainer.args
+    state, arguments, energy = trainer.state, trainer.args, total_energy(clock.sessions)
     output_dir = Path(arguments.output_dir).name.removesuffix(".partial")
     return {
         "format": RECORD_FORMAT,
@@ -112,6 +118,7 @@ def run_record(
         "log_history": state.log_history,
         "wall_seconds": round(sum(session["wall_seconds"] for session in clock.sessions), 1),
         "cpu_seconds": round(sum(session["cpu_seconds"] for session in clock.sessions), 1),
+        **({} if energy is None else {"energy": energy}),
         "sessions": clock.sessions,
         "hardware": clock.session["hardware"],
         "versions": clock.session["versions"],

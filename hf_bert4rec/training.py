@@ -25,6 +25,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .cpu_attention import CPU_BF16
 from .data_collator import DataCollatorForCloze
+from .energy import check_codecarbon, measure_energy
 from .evaluation import TrainerRanking
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
@@ -152,6 +153,7 @@ def train(
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     arguments = _training_arguments(chosen[TrainingArguments], partial)
+    check_codecarbon(arguments)
     _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token
@@ -345,6 +347,7 @@ class _Run:
         if self.arguments.bf16 and self.arguments.device.type == "cpu":
             model.set_attn_implementation(CPU_BF16)
         self.trainer = self._trainer(model)
+        self.clock.meter = measure_energy(self.trainer)
         self.trainer.train(resume_from_checkpoint=checkpoint)
         if self.chooses_reading and self.has_validation:
             self._choose_reading()

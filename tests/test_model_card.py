@@ -119,6 +119,61 @@ def test_the_training_section_is_the_record(world, tmp_path):
     assert "```bash\nmake it\n```" in given
 
 
+def test_the_training_section_names_what_is_not_by_default(world, tmp_path):
+    def row(name, text):
+        return re.search(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)[1].split(", ")
+
+    text = card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md")
+    assert row("recipe", text) == [
+        "default",
+        "but for `hidden_size`",
+        "`intermediate_size`",
+        "`num_train_epochs`",
+    ]
+    fields = ["`intermediate_size=32`", "`linear_initializer='xavier'`", "`norm_position='pre'`"]
+    fields += ["`position_origin='newest'`", "`embedding_layer_norm=False`", "`reading='both'`"]
+    assert sorted(row("architecture", text)) == sorted(fields)
+    run = shutil.copytree(world / "run", tmp_path / "run")
+    sparse = {"scale_embedding": True, "head_transform": False, "value_initializer": "identity"}
+    config = json.loads((run / "config.json").read_text()) | sparse
+    (run / "config.json").write_text(json.dumps(config))
+    write_model_card(run, [world / "run-full-catalogue.json"], tmp_path / "card.md")
+    added = set(row("architecture", (tmp_path / "card.md").read_text())) - set(fields)
+    assert added == {"`scale_embedding=True`", "`head_transform=False`", "`value_initializer='identity'`"}
+
+
+def test_that_seen_items_are_forbidden_is_said_once(world, metrics, tmp_path):
+    def told(protocol):
+        (tmp_path / "m.json").write_text(json.dumps(metrics | {"protocol": protocol}))
+        write_model_card(world / "run", [tmp_path / "m.json"], tmp_path / "card.md")
+        return section((tmp_path / "card.md").read_text(), "Results")
+
+    text = told("full-catalogue")
+    assert text.count("forbidden") == 1
+    assert "occur in training. A tie counts half an item, events of equal time stand" in text
+    assert "Items of the history are forbidden. A tie counts" in told("temporal")
+    assert "Items of the history are" not in told("popularity-100")
+
+
+@pytest.mark.parametrize("country", ["France", None])
+def test_energy_is_told_where_it_was_measured_to_people_and_to_the_hub(world, tmp_path, country):
+    run = shutil.copytree(world / "run", tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    energy = {"kwh": 0.0123456, "emissions_kg": 0.00069136, "seconds": 90.0, "tracker": "codecarbon 3.3.2"}
+    (run / "run.json").write_text(json.dumps(record | {"energy": energy | {"country": country}}))
+    write_model_card(run, [world / "run-full-catalogue.json"], tmp_path / "card.md")
+    place = "the electricity of France" if country else "the world's average electricity"
+    expected = f"| energy | 0.0123 kWh, with {place} 0.691 g of CO₂; of the whole machine in 1.5 minutes, estimated by"
+    assert f"{expected} codecarbon 3.3.2 |" in (tmp_path / "card.md").read_text()
+    told = ModelCard.load(tmp_path / "card.md").data.to_dict()["co2_eq_emissions"]
+    assert (told["emissions"], told["training_type"]) == (0.6914, "pre-training")
+    assert told["hardware_used"].startswith(hardware()["cpu"])
+    assert told.get("geographical_location") == country
+    assert told["source"] == "codecarbon 3.3.2" + ("" if country else ", at the world's average electricity")
+    plain = card_of(world, "run-full-catalogue", output_file=tmp_path / "plain.md")
+    assert "co2" not in plain and "| energy |" not in plain
+
+
 def test_other_seeds_give_a_spread_and_one_seed_is_said_to_be_one(world, tmp_path):
     file = tmp_path / "card.md"
     assert "One seed was trained" in section(card_of(world, "run-full-catalogue", output_file=file), "Limits")
