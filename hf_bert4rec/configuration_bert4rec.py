@@ -4,9 +4,10 @@ Configuration of BERT4Rec: every number that fixes the architecture and its loss
 *Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
 (CIKM 2019), section 3, and Transformers' `BertConfig`, whose names are kept.
 
-*Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `position_origin`,
-`embedding_layer_norm`, `scale_embedding`, `head_layer_norm`, `head_transform`, `linear_initializer`, `value_initializer`,
-`reading`, `training_loss` and what belongs to it are ours. The sizes by default are the paper's smallest model on MovieLens-1M.
+*Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `final_layer_norm`,
+`position_origin`, `embedding_layer_norm`, `scale_embedding`, `head_layer_norm`, `head_transform`, `linear_initializer`,
+`value_initializer`, `reading`, `training_loss` and what belongs to it are ours. The sizes by default are the paper's smallest
+model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -53,7 +54,9 @@ class Bert4RecConfig(PreTrainedConfig):
             Epsilon of the layer norms.
         norm_position (`str`, *optional*, defaults to `"post"`):
             Where the layer norm of a block stands: `"post"`, after the residual sum (the paper), or `"pre"`, before each
-            half of the block, with one more norm after the last block.
+            half of the block, with one more norm after the last block (see `final_layer_norm`).
+        final_layer_norm (`bool`, *optional*, defaults to `True`):
+            Whether with `norm_position="pre"` a norm follows the last block; models of other projects have none.
         position_origin (`str`, *optional*, defaults to `"oldest"`):
             Which event of the window has position 0: the `"oldest"` (the paper) or the `"newest"`.
         embedding_layer_norm (`bool`, *optional*, defaults to `True`):
@@ -118,6 +121,7 @@ class Bert4RecConfig(PreTrainedConfig):
     value_initializer: str = "linear"
     layer_norm_eps: float | int = 1e-12
     norm_position: str = "post"
+    final_layer_norm: bool = True
     position_origin: str = "oldest"
     embedding_layer_norm: bool = True
     scale_embedding: bool = False
@@ -159,6 +163,10 @@ class Bert4RecConfig(PreTrainedConfig):
             if getattr(self, name) not in choices:
                 *first, last = map(repr, choices)
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {', '.join(first)} or {last}.")
+        if not self.final_layer_norm and self.norm_position == "post":
+            raise ValueError(
+                "final_layer_norm is False and norm_position 'post': its last block ends in a norm; choose norm_position 'pre'."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACT2FN)}.")
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -81,10 +81,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False
         self.embeddings = Bert4RecEmbeddings(config)
-        is_pre_norm = config.norm_position == "pre"
-        self.encoder = RobertaPreLayerNormEncoder(config) if is_pre_norm else BertEncoder(config)
+        self.encoder = RobertaPreLayerNormEncoder(config) if config.norm_position == "pre" else BertEncoder(config)
         # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_pre_norm else nn.Identity()
+        has_norm = config.norm_position == "pre" and config.final_layer_norm
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
         for layer in self.encoder.layer:
             for projection in (layer.attention.self.value, layer.attention.output.dense):
                 projection.starts_as_identity = config.value_initializer == "identity"

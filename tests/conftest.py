@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+collect_ignore = ["peers"]  # programs for the environments of other projects
+
 
 def pytest_configure(config):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -22,6 +22,7 @@ CHANGED = {
     "value_initializer": "identity",
     "layer_norm_eps": 1e-5,
     "norm_position": "pre",
+    "final_layer_norm": False,
     "position_origin": "newest",
     "embedding_layer_norm": False,
     "scale_embedding": True,
@@ -71,6 +72,11 @@ def test_a_whole_number_may_stand_for_a_share():
     ("field", "value", "message"),
     [
         ("norm_position", "middle", "norm_position is 'middle'; choose 'post' or 'pre'"),
+        (
+            "final_layer_norm",
+            False,
+            "final_layer_norm is False and norm_position 'post': .* choose norm_position 'pre'",
+        ),
         ("position_origin", "first", "position_origin is 'first'; choose 'oldest' or 'newest'"),
         ("reading", "aloud", "reading is 'aloud'; choose 'masked', 'causal' or 'both'"),
         ("linear_initializer", "zero", "linear_initializer is 'zero'; choose 'normal' or 'xavier'"),

@@ -25,9 +25,9 @@ LEVELS = (
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text"},
-    {"pipeline_recommendation", "export", "convert", "catalogue", "plots", "baselines", "recipes"}
+    {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
-    {"run_record", "publishing"},
+    {"run_record", "publishing", "convert"},
     {"training", "serving", "web", "comparison", "card_facts"},
     {"model_card"},
     {"__init__"},

@@ -23,7 +23,7 @@ HISTORIES = [[4], [9, 3, 7, 1], [5, 5, 8, 20, 11, 1, 6]]
 VARIANTS = [
     pytest.param({"norm_position": n, "position_origin": origin, "is_decoder": causal}, id=f"{n}-{origin}-{causal}")
     for n, origin, causal in itertools.product(("post", "pre"), ("oldest", "newest"), (False, True))
-]
+] + [pytest.param({"norm_position": "pre", "final_layer_norm": False}, id="pre-without-final-norm")]
 
 
 def tiny_model(dtype=torch.float64, attn_implementation="sdpa", **changes):
@@ -95,7 +95,7 @@ def naive_logits(model, history):
         inputs = norm(x, f"{layer}.intermediate") if is_pre_norm else x
         x = x + linear(gelu(linear(inputs, f"{layer}.intermediate.dense")), f"{layer}.output.dense")
         x = x if is_pre_norm else norm(x, f"{layer}.output")
-    x = norm(x, "bert4rec") if is_pre_norm else x
+    x = norm(x, "bert4rec") if is_pre_norm and config.final_layer_norm else x
     x = gelu(linear(x, "cls.predictions.transform.dense"))
     x = norm(x, "cls.predictions.transform") if config.head_layer_norm else x
     return linear(x, "cls.predictions.decoder")

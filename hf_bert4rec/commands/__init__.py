@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import card, compare_metrics, demo, embed, evaluate, prepare, push, recommend, similar, train
+from . import card, compare_metrics, convert, demo, embed, evaluate, prepare, push, recommend, similar, train
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -21,5 +21,6 @@ COMMANDS: dict[str, ModuleType] = {
     "card": card,
     "push": push,
     "embed": embed,
+    "convert": convert,
     "demo": demo,
 }
