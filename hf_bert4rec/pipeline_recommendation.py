@@ -8,9 +8,9 @@ items that are like an item.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,17 @@ from .scoring import ItemSimilarity, ModelScorer
 DEFAULT_BATCH_SIZE = 256
 # Histories are sorted by length within so many batches: read in batches of like length they need little padding.
 BATCHES_PER_GROUP = 16
+
+
+class Query(NamedTuple):
+    """One history in tokens and what is asked of it; [`NextItemRecommendationPipeline.queries`] makes them."""
+
+    tokens: np.ndarray
+    num_unknown: int
+    top_k: int = 10
+    filter_seen: bool = True
+    allowed: np.ndarray | None = None
+    denied: np.ndarray | None = None
 
 
 class NextItemRecommendationPipeline(Pipeline):
@@ -223,15 +234,74 @@ class NextItemRecommendationPipeline(Pipeline):
         if isinstance(histories, np.ndarray):  # a batch of one comes as it is
             histories, num_unknown = [histories], [num_unknown]
         self._check_top_k(top_k)
-        rules = {"vocab_size": self.scorer.vocab_size, "allowed": allowed_items, "denied": denied_items}
-        seen = histories if filter_seen else None
-        items, scores = top_k_items(self.scorer(None, histories), top_k, seen=seen, **rules)
+        rules = {"seen": histories if filter_seen else None, "allowed": allowed_items, "denied": denied_items}
+        return self._ranked(histories, top_k, **rules) | {"num_unknown": torch.tensor(num_unknown)}
+
+    def _ranked(self, histories: list[np.ndarray], top_k: int, **rules: Any) -> dict[str, torch.Tensor]:
+        """Tokens and scores of the best items of each row, by popularity where the history is empty."""
         is_empty = torch.tensor([len(history) == 0 for history in histories])
-        if is_empty.any():
-            # Items are numbered by popularity, so minus the token is a popularity score.
-            popular, places = top_k_items(lambda start, stop: -torch.arange(start, stop)[None].float(), top_k, **rules)
-            items[is_empty], scores[is_empty] = popular.to(items), places.to(scores) + FIRST_ITEM_TOKEN
-        return {"items": items, "scores": scores, "num_unknown": torch.tensor(num_unknown), "is_popularity": is_empty}
+        score_items = self.scorer(None, histories)
+
+        def scores_or_popularity(start: int, stop: int) -> torch.Tensor:
+            scores = score_items(start, stop)
+            if is_empty.any():
+                # Items are numbered by popularity, so minus the token is a popularity score.
+                popularity = -torch.arange(start, stop, dtype=scores.dtype, device=scores.device)
+                scores = torch.where(is_empty.to(scores.device)[:, None], popularity, scores)
+            return scores
+
+        items, scores = top_k_items(scores_or_popularity, top_k, vocab_size=self.scorer.vocab_size, **rules)
+        scores[is_empty] += FIRST_ITEM_TOKEN  # minus the place
+        return {"items": items, "scores": scores, "is_popularity": is_empty}
+
+    def queries(self, histories: Sequence[Any], **options: Any) -> list[Query]:
+        r"""
+        Check histories and what is asked of them, and turn ids into tokens.
+
+        Args:
+            histories (sequence): Of histories, each a list of ids.
+            options: Those of a call: `top_k`, `filter_seen`, `allowed_items`, `denied_items`, `unknown_items`.
+
+        Returns:
+            `list[Query]`: one per history, for [`~NextItemRecommendationPipeline.answer`].
+
+        Raises:
+            ValueError: As of a call.
+        """
+        preprocess, forward, _ = self._sanitize_parameters(**options)
+        for name in {"allowed_items", "denied_items"} & set(forward):
+            forward[name.removesuffix("_items")] = forward.pop(name)
+        queries = [Query(**self.preprocess(history, **preprocess), **forward) for history in histories]
+        for top_k in {query.top_k for query in queries}:
+            self._check_top_k(top_k)
+        return queries
+
+    def answer(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
+        """Answers as of a call. Histories are scored together, whatever is asked of each; the caller bounds their number."""
+        answers: list[dict[str, Any]] = [{}] * len(queries)
+        # Of the rows of a batch all have a list of the items that are allowed, or none has.
+        for is_limited in (False, True):
+            places = [place for place, query in enumerate(queries) if (query.allowed is not None) == is_limited]
+            places.sort(key=lambda place: len(queries[place].tokens), reverse=True)
+            if places:
+                found = self._answer_batch([queries[place] for place in places])
+                for place, answer in zip(places, found, strict=True):
+                    answers[place] = answer
+        return answers
+
+    def _answer_batch(self, queries: list[Query]) -> list[dict[str, Any]]:
+        none = np.empty(0, np.int64)
+        top_k = torch.tensor([query.top_k for query in queries])
+        outputs = self._ranked(
+            [query.tokens for query in queries],
+            int(top_k.max()),
+            seen=[query.tokens if query.filter_seen else none for query in queries],
+            allowed=None if queries[0].allowed is None else [query.allowed for query in queries],
+            denied=[none if query.denied is None else query.denied for query in queries],
+        )
+        is_beyond = torch.arange(outputs["items"].shape[1]) >= top_k[:, None]
+        outputs["items"].masked_fill_(is_beyond.to(outputs["items"].device), -1)
+        return self._as_answers(outputs | {"num_unknown": torch.tensor([query.num_unknown for query in queries])})
 
     def _check_top_k(self, top_k: Any):
         num_items = self.scorer.vocab_size - FIRST_ITEM_TOKEN

@@ -244,3 +244,35 @@ def test_a_saved_model_of_any_recipe_gives_the_same_answers(recommend, recipe, t
     close(loaded(["item 1", "item 2"]), original(["item 1", "item 2"]))
     assert ids(original(["item 1"])) != ids(recommend(["item 1"]))
     assert loaded.similar_items("item 1") == original.similar_items("item 1")
+
+
+def test_queries_of_different_rules_are_answered_together_as_one_by_one(recommend):
+    asked = [
+        (["item 1", "item 5"], {"top_k": 4}),
+        ([], {"top_k": 2, "denied_items": ["item 0"]}),
+        (["item 2"], {"top_k": 12, "filter_seen": False}),
+        (["item 3", "who"] * 3, {"top_k": 3, "allowed_items": ["item 3", "item 7", "item 9"]}),
+        ([], {"allowed_items": ["item 7", "item 4"]}),
+        (["item 2", "item 3"], {"denied_items": ["item 4", "nobody knows me"], "allowed_items": ["item 4", "item 5"]}),
+        (["item 8"], {}),
+    ]
+    queries = [query for history, options in asked for query in recommend.queries([history], **options)]
+    answers = recommend.answer(queries)
+    assert [len(answer["recommendations"]) for answer in answers] == [4, 2, 12, 2, 2, 1, 10]
+    for (history, options), answer in zip(asked, answers, strict=True):
+        close(answer, recommend(history, **options))
+    assert recommend.answer([]) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 13}, "top_k is 13, but the catalogue has 12 items"),
+        ({"allowed_items": ["who"]}, "None of the 1 allowed_items"),
+        ({"unknown_items": "error"}, "'who'"),
+        ({"topk": 3}, "There is no parameter 'topk'"),
+    ],
+)
+def test_a_wrong_query_is_found_before_anything_is_scored(recommend, options, message):
+    with pytest.raises(ValueError, match=message):
+        recommend.queries([["item 1", "who"]], **options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import card, compare_metrics, convert, demo, embed, evaluate, prepare, push, recommend, similar, train
+from . import card, compare_metrics, convert, demo, embed, evaluate, prepare, push, recommend, serve, similar, train
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -22,5 +22,6 @@ COMMANDS: dict[str, ModuleType] = {
     "push": push,
     "embed": embed,
     "convert": convert,
+    "serve": serve,
     "demo": demo,
 }
