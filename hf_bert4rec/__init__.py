@@ -12,6 +12,8 @@ from .baselines import Markov, Popularity
 from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
+from .export import write_export
+from .exported_scorer import ExportedScorer
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .known_results import known_beside
 from .model_card import write_model_card
@@ -47,6 +49,7 @@ __all__ = [
     "Bert4RecTokenizer",
     "DataCollatorForCloze",
     "EvaluationSequences",
+    "ExportedScorer",
     "InteractionData",
     "InteractionOptions",
     "Markov",
@@ -64,5 +67,6 @@ __all__ = [
     "ranking_metric",
     "save_ranking_metric",
     "train",
+    "write_export",
     "write_model_card",
 ]

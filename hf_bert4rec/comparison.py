@@ -13,6 +13,7 @@ from typing import Any
 from .baselines import Markov, Popularity, count_items
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .evaluation import evaluate
+from .exported_scorer import EXPORT_FILE, ExportedScorer
 from .interactions import InteractionData, load_data
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .protocols import conditions
@@ -78,20 +79,25 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
     Evaluate a saved model as [`compare`] does, and say whose figures they are.
 
     Args:
-        run (`str` or `Path`): Folder of the model.
+        run (`str` or `Path`): Folder of the model, or of an export of it ([`write_export`]), whose graph then scores.
         data ([`InteractionData`], `str` or `Path`): Prepared with the model's vocabulary, or its folder.
         options: Of [`compare`]: `split`, `protocol`, `batch_size`, `seed`, `others`.
 
     Returns:
         `dict`: see [`compare`]. First `run`: `weights_hash`, and for a folder that [`train`] wrote `seed` and the other
-        `options` of the training.
+        `options` of the training; for an export its `format` and `quantize`, and the hash is that of its graph.
 
     Raises:
         FileNotFoundError: If a folder or one of its files is missing.
         ValueError: If the items differ, or split or protocol is unknown.
     """
-    model, tokenizer = load_run(run)
     loaded = data if isinstance(data, InteractionData) else load_data(data)
+    if (Path(run) / EXPORT_FILE).exists():
+        scorer = ExportedScorer(run)
+        check_vocabulary(scorer, loaded)
+        facts = {"weights_hash": scorer.graph_hash()} | {name: scorer.facts[name] for name in ("format", "quantize")}
+        return {"run": facts} | compare(scorer, loaded, **options)
+    model, tokenizer = load_run(run)
     check_vocabulary(tokenizer, loaded)
     found: dict[str, Any] = {"weights_hash": weights_hash(run)}
     if (Path(run) / RUN_FILE).exists():
@@ -101,12 +107,12 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
     return {"run": found} | compare(model, loaded, **options)
 
 
-def check_vocabulary(tokenizer: Bert4RecTokenizer, data: InteractionData):
+def check_vocabulary(tokenizer: Bert4RecTokenizer | ExportedScorer, data: InteractionData):
     r"""
     Check that data and model speak of the same items.
 
     Args:
-        tokenizer ([`Bert4RecTokenizer`]): The model's.
+        tokenizer ([`Bert4RecTokenizer`] or [`ExportedScorer`]): The model's.
         data ([`InteractionData`]): Prepared data.
 
     Raises:

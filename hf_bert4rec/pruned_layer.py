@@ -48,13 +48,49 @@ def layer_at_positions(
     if attention_mask is not None and attention_mask.shape[2] > 1:
         row_index = index[:, None, :, None].expand(-1, attention_mask.shape[1], -1, attention_mask.shape[3])
         attention_mask = attention_mask.expand(hidden_states.shape[0], -1, -1, -1).gather(2, row_index)
-
-    is_pre_norm = isinstance(layer, RobertaPreLayerNormLayer)
-    inputs = layer.attention.LayerNorm(hidden_states) if is_pre_norm else hidden_states
-    queries = inputs.gather(1, index[..., None].expand(-1, -1, inputs.shape[2]))  # (batch, slots, hidden)
-    # BERT's cross-attention is its self-attention with queries of their own: the same projections, called as such.
-    attended, _ = BertCrossAttention.forward(
-        layer.attention.self, queries, encoder_hidden_states=inputs, attention_mask=attention_mask, **kwargs
-    )
+    attended = _attention_at(layer, index, hidden_states, attention_mask, **kwargs)
     attended = layer.attention.output(attended[rows, slots], hidden_states[rows, columns])  # (positions, hidden)
     return layer.feed_forward_chunk(attended)
+
+
+def layer_at_columns(
+    layer: BertLayer | RobertaPreLayerNormLayer,
+    columns: torch.Tensor,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs,
+) -> torch.Tensor:
+    r"""
+    What the block gives at equally many columns of every row: no shape depends on values, as an exported graph needs it.
+
+    Args:
+        layer (`BertLayer` or `RobertaPreLayerNormLayer`): The block.
+        columns (`torch.LongTensor` of shape `(batch_size, num_columns)`): Where its output is wanted.
+        hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`): Its input.
+        attention_mask (`torch.Tensor` of shape `(batch_size, 1, num_columns or 1, sequence_length)`, *optional*):
+            What each of the columns sees.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, num_columns, hidden_size)`.
+    """
+    attended = _attention_at(layer, columns, hidden_states, attention_mask, **kwargs)
+    return layer.feed_forward_chunk(layer.attention.output(attended, _at_columns(hidden_states, columns)))
+
+
+def _attention_at(layer, columns: torch.Tensor, hidden_states: torch.Tensor, attention_mask, **kwargs) -> torch.Tensor:
+    """Self-attention of the columns `(batch, slots)` over the whole row, before its output layer."""
+    is_pre_norm = isinstance(layer, RobertaPreLayerNormLayer)
+    inputs = layer.attention.LayerNorm(hidden_states) if is_pre_norm else hidden_states
+    # BERT's cross-attention is its self-attention with queries of their own: the same projections, called as such.
+    attended, _ = BertCrossAttention.forward(
+        layer.attention.self,
+        _at_columns(inputs, columns),
+        encoder_hidden_states=inputs,
+        attention_mask=attention_mask,
+        **kwargs,
+    )
+    return attended  # (batch, slots, hidden)
+
+
+def _at_columns(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return states.gather(1, columns[..., None].expand(-1, -1, states.shape[2]))  # (batch, slots, hidden)

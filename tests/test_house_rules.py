@@ -20,11 +20,12 @@ LEVELS = (
     {"token_pairs", "sharded_items", "cpu_parallelism", "ranking_metric"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
-    | {"error_text", "whole_file", "energy", "batching"},
+    | {"error_text", "whole_file", "energy", "batching", "item_index"},
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
-    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text"},
+    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text", "ranking_graph"},
+    {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
     {"run_record", "publishing", "convert", "serving_requests"},

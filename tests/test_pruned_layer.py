@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
-from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_positions
+from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_columns, layer_at_positions
 
 VARIANTS = [
     pytest.param(
@@ -170,3 +170,19 @@ def test_one_row_of_a_mask_stands_for_all(norm_position, num_rows):
     mask = (TOKENS.clamp(max=3) != 0)[:, None, None, :].expand(4, 1, num_rows, 6)
     expected = layer(states, mask.expand(4, 1, 6, 6))[positions]
     torch.testing.assert_close(layer_at_positions(layer, positions, states, mask), expected)
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_columns_give_what_positions_give(norm_position):
+    model = tiny_model(norm_position=norm_position)
+    layer, states, columns = (
+        model.bert4rec.encoder.layer[-1],
+        torch.randn(4, 6, 16).double(),
+        torch.tensor([2, 0, 5, 3]),
+    )
+    mask = (torch.rand(4, 1, 1, 6) < 0.5) | (torch.arange(6) == columns[:, None, None, None])
+    expected = layer_at_positions(layer, torch.arange(6) == columns[:, None], states, mask)
+    torch.testing.assert_close(layer_at_columns(layer, columns[:, None], states, mask)[:, 0], expected)
+    both = layer_at_columns(layer, torch.stack([columns, columns * 0], 1), states, mask)
+    torch.testing.assert_close(both[:, 0], expected)
+    torch.testing.assert_close(both[:, 1], layer_at_columns(layer, columns[:, None] * 0, states, mask)[:, 0])

@@ -9,7 +9,21 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import card, compare_metrics, convert, demo, embed, evaluate, prepare, push, recommend, serve, similar, train
+from . import (
+    card,
+    compare_metrics,
+    convert,
+    demo,
+    embed,
+    evaluate,
+    export,
+    prepare,
+    push,
+    recommend,
+    serve,
+    similar,
+    train,
+)
 
 COMMANDS: dict[str, ModuleType] = {
     "prepare": prepare,
@@ -22,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "push": push,
     "embed": embed,
     "convert": convert,
+    "export": export,
     "serve": serve,
     "demo": demo,
 }

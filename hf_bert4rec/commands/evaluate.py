@@ -21,7 +21,7 @@ HELP = "Metrics of a trained model beside popularity and Markov counts."
 
 
 def add_arguments(parser: argparse.ArgumentParser):
-    parser.add_argument("run", metavar="RUN", help="folder of the trained model")
+    parser.add_argument("run", metavar="RUN", help="folder of the trained model, or of an export of it")
     parser.add_argument("--data", metavar="DATA", required=True, help="prepared data")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="which target (default: test)")
     parser.add_argument(
