@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .baselines import Markov, Popularity
+from .catalogue import change_catalogue
 from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
@@ -57,6 +58,7 @@ __all__ = [
     "Popularity",
     "SequenceOptions",
     "TrainingSequences",
+    "change_catalogue",
     "comparability",
     "compare",
     "evaluate_run",

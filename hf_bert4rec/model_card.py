@@ -139,6 +139,7 @@ def _metadata(facts: CardFacts, options: CardOptions) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         license=options.license,
+        base_model=facts.record.get("start", {}).get("hub_model"),
         tags=["bert4rec", "hf_bert4rec", "sequential-recommendation", "recommender-system", TASK],
         datasets=options.datasets,
         metrics=["recall", "ndcg", "mrr"],
@@ -303,6 +304,9 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
         ["precision", "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "float32"],
         ["weights kept", kept],
     ]
+    if start := record.get("start"):
+        amounts = ", ".join(f"{start[f'num_{kind}_items']:,} {kind}" for kind in ("known", "new", "retired"))
+        rows.insert(0, ["continued from", f"{start['model']}; items: {amounts}"])
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         rows.append(["reading", f"{config.reading}, best on validation ({found})"])

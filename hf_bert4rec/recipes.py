@@ -126,6 +126,27 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+# A trained model is continued for so many times fewer epochs than a new one is trained.
+FINE_TUNING_SHARE = 5
+
+
+def fine_tuned(recipe: dict[str, Any]) -> dict[str, Any]:
+    r"""
+    A recipe for continuing a trained model: a fifth of the epochs, a tenth of them to warm up, all else as it is.
+
+    Args:
+        recipe (`dict`): One of `RECIPES`.
+
+    Returns:
+        `dict`: options of [`train`].
+
+    Example:
+        >>> fine_tuned(RECIPES["default"])["num_train_epochs"]
+        20
+    """
+    return recipe | {"num_train_epochs": recipe["num_train_epochs"] // FINE_TUNING_SHARE, "warmup_steps": 0.1}
+
+
 def recipe_for(data: InteractionData) -> str:
     r"""
     The recipe of a run that names none.

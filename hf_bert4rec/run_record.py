@@ -101,11 +101,11 @@ def run_record(
         `dict`: the content of `run.json`.
     """
     state, arguments, energy = trainer.state, trainer.args, total_energy(clock.sessions)
-    output_dir = Path(arguments.output_dir).name.removesuffix(".partial")
+    output_dir, options = Path(arguments.output_dir).name.removesuffix(".partial"), _without_folder(options)
     return {
         "format": RECORD_FORMAT,
         "commands": [prepare_command(data), train_command(data, output_dir, options)],
-        "options": _without_folder(options),
+        "options": options,
         "seed": arguments.seed,
         "data": _without_folders(data.metadata),
         "data_hash": data.content_hash(),
@@ -161,8 +161,10 @@ def _without_folders(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_folder(options: dict[str, Any]) -> dict[str, Any]:
-    file = options.get("items_file")
-    return options if file is None else options | {"items_file": Path(file).name}
+    """Options with the names of files instead of their paths; the name of a model on the Hub is no path."""
+    files = [name for name in ("items_file", "model", "new_items") if options.get(name) is not None]
+    is_path = {name: name == "items_file" or Path(options[name]).exists() for name in files}
+    return options | {name: Path(options[name]).name for name in files if is_path[name]}
 
 
 def hardware() -> dict[str, Any]:

@@ -22,22 +22,23 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from .catalogue import tokenizer_of
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .cpu_attention import CPU_BF16
 from .data_collator import DataCollatorForCloze
 from .energy import check_codecarbon, measure_energy
 from .evaluation import TrainerRanking
+from .fine_tuning import StartModel, StartOptions, noted, start_of
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .process_memory import ReturnFreeMemory
 from .publishing import open_repository, push_run
-from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, recipe_for
+from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
-from .tokenization_bert4rec import Bert4RecTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class SequenceOptions:
 
 
 def option_fields() -> dict[type, dict[str, dataclasses.Field]]:
-    """Every option of a run by the dataclass that declares it: the model, the data, the sequences and `TrainingArguments`."""
+    """Every option of a run by the dataclass that declares it: model, start, sequences, data and `TrainingArguments`."""
     hidden = {
         "vocab_size",
         "pad_token_id",
@@ -116,7 +117,7 @@ def option_fields() -> dict[type, dict[str, dataclasses.Field]]:
     }
     model = {name for name in Bert4RecConfig.__annotations__ if name not in hidden}
     declared = {}
-    for owner in (Bert4RecConfig, SequenceOptions, InteractionOptions, TrainingArguments):
+    for owner in (Bert4RecConfig, StartOptions, SequenceOptions, InteractionOptions, TrainingArguments):
         names = model if owner is Bert4RecConfig else {f.name for f in dataclasses.fields(owner) if f.init} - hidden
         declared[owner] = {f.name: f for f in dataclasses.fields(owner) if f.name in names}
     return declared
@@ -130,26 +131,31 @@ def train(
 
     The run is made in `output_dir + ".partial"`, where a rerun with the same options resumes, and renamed when whole.
 
+    With `model` a trained model is continued: its architecture and its objective are the defaults, and its items become
+    those of the log, see [`change_catalogue`].
+
     Args:
         data ([`InteractionData`], path or log):
             Prepared data, its folder, or a log that [`prepare`] reads; a log is prepared into `output_dir + ".data"`.
         output_dir (`str` or `Path`): Folder of the run; must not exist.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace `output_dir`.
-        options: Fields of [`Bert4RecConfig`], `TrainingArguments`, [`SequenceOptions`] and, for a log,
-            [`InteractionOptions`].
+        options: Fields of [`Bert4RecConfig`], `TrainingArguments`, [`SequenceOptions`], [`fine_tuning.StartOptions`] and,
+            for a log, [`InteractionOptions`].
 
     Returns:
         `Path`: the folder, which `from_pretrained` loads.
 
     Raises:
-        ValueError: If an option is unknown or has a value that cannot be used, or the partial run has other options.
+        ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued, or
+            if the partial run has other options.
         FileExistsError: If `output_dir` exists.
         OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
     output_dir = Path(output_dir)
     options, hub = _without_hub(options, output_dir)
     partial = output_dir.with_name(output_dir.name + ".partial")
-    chosen = _sorted_options(options)
+    start = start_of(options)
+    chosen = _sorted_options(options, start)
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     arguments = _training_arguments(chosen[TrainingArguments], partial)
@@ -159,15 +165,15 @@ def train(
         open_repository(**hub)  # and so is a token
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
-    if options.get("recipe", AUTO) == AUTO:
-        chosen = _sorted_options(options | {"recipe": recipe_for(data)})
+    if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
+        chosen = _sorted_options(options | {"recipe": recipe_for(data)}, start)
         arguments = _training_arguments(chosen[TrainingArguments], partial)
-    run = _Run(data, chosen, arguments)
+    run = _Run(data, chosen, arguments, start)
     with arguments.main_process_first():
-        begin(partial, options, data, overwrite)
+        begin(partial, noted(options), data, overwrite)
     run.train(partial)
     if arguments.process_index == 0:
-        run.save(partial, options)
+        run.save(partial, noted(options))
         finish(partial, output_dir)
         if hub:
             _push(output_dir, hub)
@@ -199,13 +205,18 @@ def _push(output_dir: Path, hub: dict[str, Any]):
         raise OSError(f"The run is whole in {output_dir}; {again} repeats what failed: {error}") from error
 
 
-def _sorted_options(options: dict[str, Any]) -> dict[type, dict[str, Any]]:
+def _sorted_options(options: dict[str, Any], start: StartModel | None = None) -> dict[type, dict[str, Any]]:
     """Options by the dataclass that declares them."""
     recipe = options.get("recipe", AUTO)
     if recipe not in (AUTO, *RECIPES):
         raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join((AUTO, *RECIPES))}.")
-    options = RECIPES["default" if recipe == AUTO else recipe] | options
-    declared = option_fields()
+    declared, own = option_fields(), {}
+    if start is not None:
+        start.check(options)
+        own = start.options(declared[Bert4RecConfig], with_recipe=recipe == AUTO)
+        recipe = own.get("recipe", recipe)
+    defaults = RECIPES["default" if recipe == AUTO else recipe]
+    options = (defaults if start is None else fine_tuned(defaults)) | own | options
     chosen: dict[type, dict[str, Any]] = {owner: {} for owner in declared}
     for name, value in options.items():
         owner = next((owner for owner, fields in declared.items() if name in fields), None)
@@ -267,8 +278,14 @@ def _collator(chosen: dict[type, dict[str, Any]], num_items: int, seed: int = 0)
 class _Run:
     """The parts of one run."""
 
-    def __init__(self, data: InteractionData, chosen: dict[type, dict[str, Any]], arguments: TrainingArguments):
-        self.data, self.arguments = data, arguments
+    def __init__(
+        self,
+        data: InteractionData,
+        chosen: dict[type, dict[str, Any]],
+        arguments: TrainingArguments,
+        start: StartModel | None,
+    ):
+        self.data, self.arguments, self.start = data, arguments, start
         self.options = SequenceOptions(**chosen[SequenceOptions])
         self.config = _config(chosen, data.num_items)
         # A model of both objectives is read as validation says, unless the user says how.
@@ -344,6 +361,8 @@ class _Run:
         transformers.set_seed(self.arguments.seed)
         is_causal = self.options.causal_probability == 1
         model = Bert4RecForCausalLM(self.config) if is_causal else Bert4RecForMaskedLM(self.config)
+        if self.start is not None:
+            self.start.continue_as(model, self.data)
         if self.arguments.bf16 and self.arguments.device.type == "cpu":
             model.set_attn_implementation(CPU_BF16)
         self.trainer = self._trainer(model)
@@ -369,12 +388,11 @@ class _Run:
         model.save_pretrained(partial)
         record = run_record(self.trainer, self.data, options, self.options, self.clock)
         record["readings"] = self.readings
+        if self.start is not None:
+            record["start"] = self.start.facts
         (partial / RUN_FILE).write_text(json.dumps(record, indent=2, default=str))
         # The vocabulary of ten million items takes gigabytes, and so does the optimiser: one after the other.
         self.trainer.optimizer = self.trainer.lr_scheduler = None
         self.trainer.accelerator.free_memory()
-        titles = None if self.data.titles is None else self.data.titles.to_pylist()
-        items: list[Any] = self.data.item_ids.to_pylist()
-        if self.data.item_id_type == "int":
-            items = [int(item) for item in items]
-        Bert4RecTokenizer.from_items(items, titles=titles).save_pretrained(partial)
+        known = None if self.start is None else self.start.tokenizer
+        tokenizer_of(self.data, known).save_pretrained(partial)

@@ -20,7 +20,7 @@ from hf_bert4rec.training import option_fields
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
-TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py"}
+TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py", "05_fine_tune.py"}
 RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
@@ -159,3 +159,21 @@ def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_l
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{-(-config.vocab_size // 2)} of {config.vocab_size} rows in the first process" in done.stdout
     assert Bert4RecForMaskedLM.from_pretrained(tmp_path / "sharded").config.vocab_size == config.vocab_size
+
+
+def test_a_model_is_continued_on_the_later_half_and_nothing_is_trained_twice(tmp_path):
+    events = [
+        (user, (user % 3 + step) % 9 + user // 6, 3, 100 * user + step) for user in range(12) for step in range(8)
+    ]
+    (tmp_path / "u.data").write_text("".join("\t".join(map(str, event)) + "\n" for event in events))
+    options = ("--path", "u.data", "--output_dir", "halves", "--num_train_epochs", "1")
+    done = run("05_fine_tune.py", tmp_path, *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "6 test targets, 2 of them new items\n" in done.stdout
+    starts = ("neighbours", "mean", "random")
+    for row in ("markov", "early", "anew", "anew on both halves", *(f"fine-tuned, {start}" for start in starts)):
+        assert f"\n| {row} | " in done.stdout
+    assert "\nfine-tuned, neighbours, is better than anew by " in done.stdout
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves").rglob("*")}
+    assert done.stdout.endswith(run("05_fine_tune.py", tmp_path, *options).stdout)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "halves").rglob("*")} == before

@@ -28,7 +28,7 @@ LEVELS = (
     {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
-    {"run_record", "publishing", "convert", "serving_requests"},
+    {"run_record", "publishing", "convert", "serving_requests", "fine_tuning"},
     {"training", "serving", "web", "comparison", "card_facts"},
     {"model_card"},
     {"__init__"},

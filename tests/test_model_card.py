@@ -365,3 +365,22 @@ def test_a_model_of_both_objectives_keeps_its_name_whatever_its_reading(world, t
     text = (tmp_path / "card.md").read_text()
     assert "# BERT4Rec on films\n" in text
     assert "| reading | causal, best on validation (both 0.1000, causal 0.2500, masked 0.1250) |" in text
+
+
+@pytest.mark.parametrize(("name", "base_model"), [("someone/films", "someone/films"), ("run", None)])
+def test_the_card_of_a_continued_model_names_what_it_was(world, tmp_path, name, base_model):
+    shutil.copytree(world / "run", tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["start"] = {
+        "model": name,
+        "hub_model": base_model,
+        "num_known_items": 1010,
+        "num_new_items": 2,
+        "num_retired_items": 3,
+    }
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    file, *_ = write_model_card(tmp_path / "run", [world / "run-full-catalogue.json"])
+    assert f"| continued from | {name}; items: 1,010 known, 2 new, 3 retired |" in section(
+        file.read_text(), "Training"
+    )
+    assert ModelCard.load(file).data.base_model == base_model

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from ..command_options import COMMON_ARGUMENTS, HelpAll, add_options
 from ..configuration_bert4rec import Bert4RecConfig
+from ..fine_tuning import StartOptions
 from ..interactions import InteractionOptions
 from ..recipes import RECIPES
 from ..training import RUN_DEFAULTS, SequenceOptions, option_fields, train
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("--help_all", action=HelpAll, help="list every field of transformers.TrainingArguments too")
     fields = option_fields()
     add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=RECIPES["default"])
+    add_options(parser, StartOptions, fields[StartOptions], title="start")
     add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences")
     add_options(
         parser,
@@ -45,6 +47,10 @@ def run(data: str, output_dir: str, overwrite: bool, **options: Any):
     if record["best_metric"] is not None:
         metric = record["training_arguments"]["metric_for_best_model"]
         print(f"Best validation {metric}: {record['best_metric']:.4f} at step {record['best_step']}")
+    if "start" in record:
+        start = record["start"]
+        amounts = {words: start[f"num_{words}_items"] for words in ("known", "new", "retired")}
+        print(f"Items of {start['model']}: " + ", ".join(f"{number:,} {words}" for words, number in amounts.items()))
     if record["readings"]:
         reading = json.loads((folder / "config.json").read_text())["reading"]
         found = ", ".join(f"{name} {value:.4f}" for name, value in record["readings"].items())
