@@ -5,7 +5,15 @@ Importing the package registers its classes: afterwards `AutoModel.from_pretrain
 `pipeline("next-item-recommendation")` know a BERT4Rec folder.
 """
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .baselines import Markov, Popularity
@@ -20,6 +28,7 @@ from .known_results import known_beside
 from .model_card import write_model_card
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .modeling_bert4rec_classification import Bert4RecForSequenceClassification, Bert4RecForTokenClassification
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .protocols import PROTOCOLS, comparability
 from .publishing import push_run
@@ -32,6 +41,8 @@ AutoConfig.register("bert4rec", Bert4RecConfig)
 AutoModel.register(Bert4RecConfig, Bert4RecModel)
 AutoModelForMaskedLM.register(Bert4RecConfig, Bert4RecForMaskedLM)
 AutoModelForCausalLM.register(Bert4RecConfig, Bert4RecForCausalLM)
+AutoModelForSequenceClassification.register(Bert4RecConfig, Bert4RecForSequenceClassification)
+AutoModelForTokenClassification.register(Bert4RecConfig, Bert4RecForTokenClassification)
 AutoTokenizer.register(Bert4RecConfig, tokenizer_class=Bert4RecTokenizer)
 PIPELINE_REGISTRY.register_pipeline(
     "next-item-recommendation",
@@ -45,6 +56,8 @@ __all__ = [
     "Bert4RecConfig",
     "Bert4RecForCausalLM",
     "Bert4RecForMaskedLM",
+    "Bert4RecForSequenceClassification",
+    "Bert4RecForTokenClassification",
     "Bert4RecModel",
     "Bert4RecPreTrainedModel",
     "Bert4RecTokenizer",

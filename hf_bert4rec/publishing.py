@@ -29,6 +29,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from .configuration_bert4rec import Bert4RecConfig
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .modeling_bert4rec_classification import Bert4RecForSequenceClassification, Bert4RecForTokenClassification
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .run_folder import RUN_FILE, check_run
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -45,6 +46,8 @@ AUTO_CLASSES = {
     "AutoModel": Bert4RecModel,
     "AutoModelForMaskedLM": Bert4RecForMaskedLM,
     "AutoModelForCausalLM": Bert4RecForCausalLM,
+    "AutoModelForSequenceClassification": Bert4RecForSequenceClassification,
+    "AutoModelForTokenClassification": Bert4RecForTokenClassification,
 }
 ENTRIES = (*AUTO_CLASSES.values(), Bert4RecTokenizer, NextItemRecommendationPipeline)
 SECRETS = {"hub_token"}
@@ -211,7 +214,7 @@ def _code() -> dict[str, Path | bytes]:
     named = (
         "\n\nif False:  # the other files of this folder, for Transformers to copy where the model is saved again\n"
     )
-    for model in (Bert4RecModel, Bert4RecForCausalLM):
+    for model in (Bert4RecModel, Bert4RecForCausalLM, Bert4RecForSequenceClassification):
         name = f"{_reference(model).partition('.')[0]}.py"
         own = f"from .{name.removesuffix('.py')} import"
         files[name] = _content(files[name]) + (named + "".join(o for o in others if own not in o)).encode("utf-8")

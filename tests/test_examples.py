@@ -5,22 +5,27 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, InteractionOptions, prepare
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, InteractionOptions, prepare
+from hf_bert4rec.embedding import write_vectors
 from hf_bert4rec.model_card import CardOptions
 from hf_bert4rec.protocols import PROTOCOLS
+from hf_bert4rec.run_folder import load_run
 from hf_bert4rec.training import option_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
 TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py", "05_fine_tune.py"}
+TESTED |= {"06_user_attributes.py", "07_features.py", "08_plain_trainer.py"}
 RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
@@ -177,3 +182,59 @@ def test_a_model_is_continued_on_the_later_half_and_nothing_is_trained_twice(tmp
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "halves").rglob("*")}
     assert done.stdout.endswith(run("05_fine_tune.py", tmp_path, *options).stdout)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "halves").rglob("*")} == before
+
+
+@pytest.fixture
+def two_tastes(tmp_path):
+    """A log in which women take even items and men odd ones, their attributes, and a model of these items."""
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed; pip install 'hf_bert4rec[examples]'")
+    rows = [(user, (user * step) % 10 * 2 + user % 2) for user in range(1, 121) for step in range(1, 8)]
+    pd.DataFrame(rows, columns=["user_id", "item_id"]).to_parquet(tmp_path / "log.parquet")
+    lines = [f"{user}::{'FM'[user % 2]}::{25 + 10 * (user % 3)}::4::02139\n" for user in range(1, 121)]
+    (tmp_path / "users.dat").write_text("".join(lines))
+    config = Bert4RecConfig(vocab_size=23, max_position_embeddings=5, linear_initializer="xavier", norm_position="pre")
+    Bert4RecForMaskedLM(config).save_pretrained(tmp_path / "run")
+    Bert4RecTokenizer.from_items(list(range(20))).save_pretrained(tmp_path / "run")
+    return tmp_path
+
+
+@pytest.mark.parametrize("more", [(), ("--from_scratch", "--attribute", "age")], ids=["fine-tuned", "from scratch"])
+def test_attributes_of_users_are_learned_by_a_head(two_tastes, more):
+    files = ("--log", "log.parquet", "--users", "users.dat", "--model", "run")
+    done = run("06_user_attributes.py", two_tastes, *files, "--num_train_epochs", "4", *more)
+    assert done.returncode == 0, done.stderr[-2000:]
+    name = "BERT4Rec from scratch" if more else "BERT4Rec"
+    found = re.findall(
+        rf"^({name}|logistic regression|majority class) +(accuracy|AUC) +([\d.]+) \[", done.stdout, re.M
+    )
+    values = {words[:2]: float(words[2]) for words in found}
+    assert len(values) == 6
+    assert values["majority class", "AUC"] == 0.5
+    assert ("newly initialized" in done.stderr) and ("cls.predictions" in done.stderr)
+    if not more:
+        assert values[name, "accuracy"] > 0.9 and values["logistic regression", "accuracy"] > 0.9
+
+
+def test_vectors_are_features_of_other_models(two_tastes):
+    data = prepare(two_tastes / "log.parquet", two_tastes / "data", vocabulary=list(map(str, range(20))))
+    write_vectors(*load_run(two_tastes / "run"), two_tastes / "vectors", data=data)
+    files = ("--vectors", "vectors", "--log", "log.parquet", "--users", "users.dat", "--num_items", "3")
+    done = run("07_features.py", two_tastes, *files)
+    assert done.returncode == 0, done.stderr[-2000:]
+    majority, by_user, by_items, *alike = done.stdout.splitlines()
+    assert majority == "majority class: accuracy 0.500"
+    assert re.fullmatch(r"user vector: accuracy [\d.]+, AUC [\d.]+", by_user)
+    assert by_items == "mean of the user's item vectors: accuracy 1.000, AUC 1.000"
+    assert [line.split(" is like ")[0] for line in alike] == ["0", "1", "2"]
+    assert all(len(set(line.replace(" is like", ",").split(", "))) == 4 for line in alike)
+
+
+def test_the_plain_trainer_trains_what_the_package_loads(tmp_path, interaction_log):
+    data = prepare(interaction_log, tmp_path / "data")
+    done = run(
+        "08_plain_trainer.py", tmp_path, "--data", data.folder, "--output_dir", "run", "--num_train_epochs", "2"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(r"^test NDCG@10 0\.\d+, Recall@10 [01]\.\d+$", done.stdout, re.M)
+    model, tokenizer = load_run(tmp_path / "run")
+    assert model.config.vocab_size == len(tokenizer) == 13

@@ -24,7 +24,8 @@ LEVELS = (
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
-    {"modeling_bert4rec_causal", "evaluation", "scoring", "rowwise_adam", "metrics_text", "ranking_graph"},
+    {"modeling_bert4rec_causal", "modeling_bert4rec_classification", "ranking_graph"}
+    | {"evaluation", "scoring", "rowwise_adam", "metrics_text"},
     {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
