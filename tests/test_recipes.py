@@ -45,14 +45,14 @@ def test_a_run_that_names_no_recipe_takes_the_one_that_suits_its_log(num_items, 
     log = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
     data = prepare(log, tmp_path / "data", min_user_events=1, min_item_events=1)
     assert data.num_items == num_items and recipe_for(data) == expected
-    for given in ({}, {"recipe": "auto"}, {"head_transform": expected == "sparse"}):
+    for given in ({}, {"recipe": "auto"}, {"head_transform": True}):
         run = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
         train(data, run, use_cpu=True, disable_tqdm=True, **TINY, **given)
         config, record = load_run(run)[0].config, json.loads((run / "run.json").read_text())
         assert record["sequence_options"]["recipe"] == expected
         assert record["training_arguments"]["learning_rate"] == RECIPES[expected]["learning_rate"]
-        assert config.scale_embedding == (expected == "sparse")
-        assert config.head_transform == given.get("head_transform", expected == "default")
+        assert config.value_initializer == ("identity" if expected == "sparse" else "linear")
+        assert config.head_transform == given.get("head_transform", False)
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist(tmp_path):
