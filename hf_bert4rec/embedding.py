@@ -6,7 +6,6 @@ Item and user vectors as Parquet, features for other models: score = user vector
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .scoring import ModelScorer
 from .tokenization_bert4rec import Bert4RecTokenizer
+from .whole_file import whole_folder
 
 ROWS_AT_ONCE = 1024
 
@@ -48,19 +48,12 @@ def write_vectors(
         FileExistsError: If the folder exists.
     """
     output_dir = Path(output_dir)
-    if output_dir.exists() and not overwrite:
-        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     names = ["item_vectors.parquet"]
-    _write_items(model, tokenizer, partial / names[0])
-    if data is not None:
-        names.append("user_vectors.parquet")
-        _write_users(ModelScorer(model), data, partial / names[1])
-    if output_dir.exists():
-        shutil.rmtree(output_dir)
-    partial.rename(output_dir)
+    with whole_folder(output_dir, overwrite=overwrite) as partial:
+        _write_items(model, tokenizer, partial / names[0])
+        if data is not None:
+            names.append("user_vectors.parquet")
+            _write_users(ModelScorer(model), data, partial / names[1])
     return [output_dir / name for name in names]
 
 

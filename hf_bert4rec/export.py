@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from .modeling_bert4rec import Bert4RecForMaskedLM
 from .ranking_graph import INPUT_NAMES, OUTPUT_NAMES, RankingGraph
 from .scoring import ModelScorer
 from .tokenization_bert4rec import Bert4RecTokenizer
+from .whole_file import whole_folder
 
 QUANTIZATIONS = ("int8",)
 
@@ -82,27 +82,16 @@ def write_export(
         raise ValueError(
             f"The model has {num_items} items, its tokenizer {tokenizer.num_items}; give the two that belong together."
         )
-    if output_dir.exists() and not overwrite:
-        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     # A copy: float32 on the CPU, and with the attention that a graph can hold.
     model = copy.deepcopy(model).float().cpu().eval()
     model.set_attn_implementation("sdpa")
     facts = _facts(model, format, quantize, index)
     histories, what = _histories(model, data, num_histories)
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(output_dir, overwrite=overwrite) as partial:
         _write_items(tokenizer, partial / ITEMS_FILE)
         _write_facts(facts, partial)  # says how the graph is to be read
         found = _write_checked_graph(model, partial, facts, histories)
         _write_facts(facts | {"check": {"histories": what} | found}, partial)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
-    if output_dir.exists():
-        shutil.rmtree(output_dir)
-    partial.rename(output_dir)
     return facts | {"check": {"histories": what} | found}
 
 

@@ -19,10 +19,10 @@ from .configuration_bert4rec import Bert4RecConfig
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
+from .whole_file import OPTIONS_FILE
 
 RUN_FILE = "run.json"
 RECORD_FORMAT = "hf_bert4rec-run"
-OPTIONS_FILE = "options.json"
 SESSIONS_FILE = "sessions.json"
 
 

@@ -73,7 +73,8 @@ class Ours(Launcher):
         train(
             load_data(self.data),
             self.run,
-            recipe="default",  # on every log, with the head of BERT that the others have
+            recipe="default",  # on every log
+            head_transform=True,  # the head of BERT, which the others have
             hidden_size=sizes.HIDDEN_SIZE,
             num_hidden_layers=sizes.NUM_LAYERS,
             num_attention_heads=sizes.NUM_HEADS,

@@ -8,14 +8,13 @@ Checkpoints of other projects as a folder of ours, where the architectures agree
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from ..configuration_bert4rec import FIRST_ITEM_TOKEN
 from ..modeling_bert4rec import Bert4RecForMaskedLM
 from ..modeling_bert4rec_causal import Bert4RecForCausalLM
-from ..run_folder import OPTIONS_FILE
 from ..tokenization_bert4rec import Bert4RecTokenizer
+from ..whole_file import whole_folder
 from . import bert4rec_vae, recbole, rectools, replay
 from .checkpoint_file import read_checkpoint
 from .item_ids import read_item_ids
@@ -48,9 +47,14 @@ def convert(
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, one whose scores would differ, or if the items are missing or do not fit.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and not overwrite:
-        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
+    with whole_folder(Path(output_dir), overwrite=overwrite) as partial:
+        found = _read_with_items(checkpoint, items)
+        _model(found).save_pretrained(partial)
+        Bert4RecTokenizer.from_items(found.item_ids or []).save_pretrained(partial)
+    return found
+
+
+def _read_with_items(checkpoint: str | Path, items: str | Path | None) -> Converted:
     found = read_model(checkpoint)
     item_ids = found.item_ids if items is None else read_item_ids(items)
     if item_ids is None:
@@ -65,7 +69,6 @@ def convert(
             "without padding and mask."
         )
     found.item_ids = item_ids
-    _write(_model(found), Bert4RecTokenizer.from_items(item_ids), output_dir)
     return found
 
 
@@ -114,20 +117,6 @@ def _model(found: Converted) -> Bert4RecForMaskedLM:
         )
     model.tie_weights()
     return model.eval()
-
-
-def _write(model: Bert4RecForMaskedLM, tokenizer: Bert4RecTokenizer, output_dir: Path):
-    """The folder is whole or absent."""
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    if (partial / OPTIONS_FILE).exists():
-        raise FileExistsError(f"{partial} is an unfinished training; finish it, or give another folder.")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    if output_dir.exists():
-        shutil.rmtree(output_dir)
-    partial.rename(output_dir)
 
 
 __all__ = ["Converted", "convert", "read_model"]

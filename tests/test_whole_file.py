@@ -1,0 +1,55 @@
+"""Files and folders that are whole or untouched, whatever happens while they are written."""
+
+import pytest
+
+from hf_bert4rec.whole_file import OPTIONS_FILE, whole_file, whole_folder, write_whole_file
+
+
+def test_a_file_takes_its_name_when_all_is_written_and_keeps_its_old_text_when_not(tmp_path):
+    path = tmp_path / "a.json"
+    write_whole_file(path, "old")
+    with pytest.raises(ZeroDivisionError), whole_file(path) as partial:
+        partial.write_text("half")
+        assert path.read_text() == "old"
+        raise ZeroDivisionError
+    assert path.read_text() == "old"
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+    write_whole_file(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_a_folder_takes_its_name_when_all_is_written_and_nothing_is_left_when_not(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with pytest.raises(ZeroDivisionError), whole_folder(path) as partial:
+        (partial / "half").touch()
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    with whole_folder(path) as partial:
+        (partial / "whole").touch()
+        assert not path.exists()
+    assert [found.name for found in path.parent.rglob("*")] == ["folder", "whole"]
+
+
+def test_a_folder_that_exists_is_refused_or_replaced_once_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "old").touch()
+    with pytest.raises(FileExistsError, match="folder exists; give another folder"), whole_folder(path):
+        pass
+    with pytest.raises(ZeroDivisionError), whole_folder(path, overwrite=True):
+        raise ZeroDivisionError
+    assert [found.name for found in path.iterdir()] == ["old"]
+    with whole_folder(path, overwrite=True) as partial:
+        (partial / "new").touch()
+    assert [found.name for found in path.iterdir()] == ["new"]
+
+
+def test_a_training_that_is_not_finished_is_not_swept_away(tmp_path):
+    (tmp_path / "run.partial").mkdir()
+    (tmp_path / "run.partial" / OPTIONS_FILE).touch()
+    with (
+        pytest.raises(FileExistsError, match=r"run\.partial is an unfinished training; finish it"),
+        whole_folder(tmp_path / "run", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "run.partial" / OPTIONS_FILE).exists()
