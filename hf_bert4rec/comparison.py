@@ -91,13 +91,14 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
         FileNotFoundError: If a folder or one of its files is missing.
         ValueError: If the items differ, or split or protocol is unknown.
     """
-    loaded = data if isinstance(data, InteractionData) else load_data(data)
     if (Path(run) / EXPORT_FILE).exists():
         scorer = ExportedScorer(run)
+        loaded = data if isinstance(data, InteractionData) else load_data(data)
         check_vocabulary(scorer, loaded)
         facts = {"weights_hash": scorer.graph_hash()} | {name: scorer.facts[name] for name in ("format", "quantize")}
         return {"run": facts} | compare(scorer, loaded, **options)
     model, tokenizer = load_run(run)
+    loaded = data if isinstance(data, InteractionData) else load_data(data)
     check_vocabulary(tokenizer, loaded)
     found: dict[str, Any] = {"weights_hash": weights_hash(run)}
     if (Path(run) / RUN_FILE).exists():

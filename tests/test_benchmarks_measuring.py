@@ -195,7 +195,7 @@ def test_a_short_training_for_quality_depends_on_seed_and_precision(generated_ta
     task, _ = generated_task
     losses = []
     for seed, bf16 in ((0, False), (1, False), (0, True)):
-        variant = {"seed": seed, "bf16": bf16, "epochs": 2}
+        variant = {"seed": seed, "bf16": bf16, "epochs": 6}
         dataclasses.replace(task, variant=variant).write(tmp_path / "task.json")
         monkeypatch.setattr(sys, "argv", ["quality", str(tmp_path / "task.json"), str(tmp_path / "result.json")])
         train_for_quality()

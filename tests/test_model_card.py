@@ -130,16 +130,16 @@ def test_the_training_section_names_what_is_not_by_default(world, tmp_path):
         "`intermediate_size`",
         "`num_train_epochs`",
     ]
-    fields = ["`intermediate_size=32`", "`linear_initializer='xavier'`", "`norm_position='pre'`"]
-    fields += ["`position_origin='newest'`", "`embedding_layer_norm=False`", "`reading='both'`"]
+    fields = ["`intermediate_size=32`", "`norm_position='pre'`", "`position_origin='newest'`", "`reading='both'`"]
+    fields += ["`embedding_layer_norm=False`", "`scale_embedding=True`", "`head_transform=False`"]
     assert sorted(row("architecture", text)) == sorted(fields)
     run = shutil.copytree(world / "run", tmp_path / "run")
-    sparse = {"scale_embedding": True, "head_transform": False, "value_initializer": "identity"}
+    sparse = {"linear_initializer": "xavier", "value_initializer": "identity"}
     config = json.loads((run / "config.json").read_text()) | sparse
     (run / "config.json").write_text(json.dumps(config))
     write_model_card(run, [world / "run-full-catalogue.json"], tmp_path / "card.md")
     added = set(row("architecture", (tmp_path / "card.md").read_text())) - set(fields)
-    assert added == {"`scale_embedding=True`", "`head_transform=False`", "`value_initializer='identity'`"}
+    assert added == {"`linear_initializer='xavier'`", "`value_initializer='identity'`"}
 
 
 def test_that_seen_items_are_forbidden_is_said_once(world, metrics, tmp_path):

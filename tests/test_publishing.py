@@ -176,6 +176,8 @@ def test_every_class_is_named_for_its_auto_class(folder_with_code):
         "AutoModel": "modeling_bert4rec.Bert4RecModel",
         "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
         "AutoModelForCausalLM": "modeling_bert4rec_causal.Bert4RecForCausalLM",
+        "AutoModelForSequenceClassification": "modeling_bert4rec_classification.Bert4RecForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_bert4rec_classification.Bert4RecForTokenClassification",
     }
     assert config["custom_pipelines"]["next-item-recommendation"]["pt"] == ["AutoModelForMaskedLM"]
 

@@ -159,8 +159,8 @@ def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend
 
 
 def test_the_best_weights_are_kept_not_the_last(data, tmp_path):
-    steps = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.05, "recipe": "default"}
-    options = TINY | NO_DROPOUT | steps
+    steps = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.1, "recipe": "default"}
+    options = TINY | NO_DROPOUT | steps | {"lr_scheduler_type": "constant"}
     train(data, tmp_path / "best", **options)
     train(data, tmp_path / "last", **options, load_best_model_at_end=False)
     scores = validation(tmp_path / "best")
