@@ -166,17 +166,19 @@ def test_events_without_a_label_or_outside_the_window_and_padding_have_no_loss(n
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_encoder_of_a_masked_model_is_taken_over_and_the_layer_drawn_anew(tmp_path, head, caplog, monkeypatch):
+def test_the_encoder_of_a_masked_model_is_taken_over_and_the_layer_drawn_anew(tmp_path, head, caplog):
     trained = Bert4RecForMaskedLM(Bert4RecConfig(**SIZES | {"num_labels": 2}, initializer_range=0.1))
     trained.save_pretrained(tmp_path)
     logger = logging.getLogger("transformers")
-    monkeypatch.setattr(logger, "level", logging.WARNING)  # other tests run the command line, which keeps it quiet
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # other tests run the command line, which keeps it quiet
     logger.addHandler(caplog.handler)
     names = {"id2label": {0: "F", 1: "M"}, "label2id": {"F": 0, "M": 1}}
     try:
         model, report = head.from_pretrained(tmp_path, num_labels=2, **names, output_loading_info=True)
     finally:
         logger.removeHandler(caplog.handler)
+        logger.setLevel(level)
     assert set(report["missing_keys"]) == {"classifier.weight", "classifier.bias"}
     assert report["unexpected_keys"] and all(name.startswith("cls.") for name in report["unexpected_keys"])
     assert "newly initialized" in caplog.text
