@@ -25,6 +25,7 @@ from .metrics_text import scorers_of
 from .plots import group_name, plot_popularity, plot_validation
 from .protocols import PROTOCOLS
 from .recipes import RECIPES
+from .whole_file import write_whole_file
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TASK = "next-item-recommendation"
@@ -95,9 +96,7 @@ def write_model_card(
     pictures, reason = _pictures(facts, file.parent, prefix)
     content = _content(facts, chosen) | {"pictures": pictures, "no_pictures": reason}
     card = ModelCard.from_template(_metadata(facts, chosen), template_path=str(TEMPLATE), **content)
-    whole = file.with_name(file.name + ".partial")
-    whole.write_text(re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n", encoding="utf-8")
-    whole.replace(file)
+    write_whole_file(file, re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n")
     return [file, *(file.parent / name for name in pictures.values())]
 
 

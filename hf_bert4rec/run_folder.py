@@ -19,7 +19,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
-from .whole_file import OPTIONS_FILE
+from .whole_file import OPTIONS_FILE, write_whole_file
 
 RUN_FILE = "run.json"
 RECORD_FORMAT = "hf_bert4rec-run"
@@ -127,9 +127,7 @@ def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwri
     if found is not None:
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    whole = file.with_suffix(".new")
-    whole.write_text(json.dumps(begun))
-    whole.replace(file)
+    write_whole_file(file, json.dumps(begun))
 
 
 def last_checkpoint(partial: Path) -> str | None:

@@ -25,6 +25,7 @@ from transformers import Trainer, TrainerCallback
 from .energy import EnergyMeter, total_energy
 from .interactions import InteractionData, InteractionOptions
 from .run_folder import RECORD_FORMAT
+from .whole_file import write_whole_file
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 SOURCE = Path(__file__).resolve().parent.parent
@@ -79,9 +80,7 @@ class RunClock(TrainerCallback):
         if torch.cuda.is_available():
             self.session["peak_accelerator_bytes"] = torch.cuda.max_memory_allocated()
         if state.is_world_process_zero:
-            whole = self.file.with_suffix(".new")
-            whole.write_text(json.dumps(self.sessions))
-            whole.replace(self.file)
+            write_whole_file(self.file, json.dumps(self.sessions))
 
 
 def run_record(

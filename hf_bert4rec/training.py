@@ -168,12 +168,12 @@ def train(
     if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
         chosen = _sorted_options(options | {"recipe": recipe_for(data)}, start)
         arguments = _training_arguments(chosen[TrainingArguments], partial)
-    run = _Run(data, chosen, arguments, start)
+    run, recorded = _Run(data, chosen, arguments, start), noted(options)
     with arguments.main_process_first():
-        begin(partial, noted(options), data, overwrite)
+        begin(partial, recorded, data, overwrite)
     run.train(partial)
     if arguments.process_index == 0:
-        run.save(partial, noted(options))
+        run.save(partial, recorded)
         finish(partial, output_dir)
         if hub:
             _push(output_dir, hub)
