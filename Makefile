@@ -27,8 +27,8 @@ bench: $(STAMP) ## time and memory beside the peers, installed into .peers/; see
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plots]'
 	$(BIN)/python -m benchmarks speed $(ARGS)
 
-test: $(STAMP) ## run every test and every docstring example (ARGS='tests/test_metrics.py -k recall')
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## run every test and every docstring example, two at a time (ARGS='tests/test_metrics.py -k recall')
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## check style, formatting and types; changes nothing
 	$(BIN)/ruff check .

@@ -66,7 +66,8 @@ def main():
     schedule = {"num_train_epochs": options.num_train_epochs, "learning_rate": 1e-3, "per_device_train_batch_size": 64}
     best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(folder, train_sampling_strategy="group_by_length", **schedule, **best)
+        machine = {"dataloader_pin_memory": torch.cuda.is_available()}  # on a CPU alone it warns
+        arguments = TrainingArguments(folder, train_sampling_strategy="group_by_length", **machine, **schedule, **best)
         trainer = Trainer(model, arguments, train_dataset=parts[0], eval_dataset=parts[1], processing_class=tokenizer)
         trainer.train()
         found = trainer.predict(parts[2])  # in an order of its own, by length

@@ -7,6 +7,7 @@ Pre-training by the plain `Trainer`, without `train()`: what the package gives a
 
 import argparse
 
+import torch
 from transformers import Trainer, TrainingArguments
 
 from hf_bert4rec import (
@@ -42,6 +43,7 @@ def main():
         batch_eval_metrics=True,  # a batch of scores becomes ranks at once and is not kept
         eval_strategy="epoch",
         save_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),  # on a CPU alone it warns
     )
     ranking = TrainerRanking()
     trainer = Trainer(

@@ -1,5 +1,5 @@
 """
-What every test shares: fixed seeds, two threads, no network, real logs where there are any.
+What every test shares: fixed seeds, two threads in all, no network, real logs where there are any.
 """
 
 import logging
@@ -17,7 +17,8 @@ collect_ignore = ["peers"]  # programs for the environments of other projects
 def pytest_configure(config):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, min(2, torch.get_num_threads()) // workers))
     hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
     hypothesis.settings.load_profile("fixed")
 
