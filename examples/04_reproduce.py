@@ -64,7 +64,8 @@ def main():
         for protocol in recipe["protocols"]:
             metrics.append(arguments.output_dir / f"{row}-{seed}-{protocol}.json")
             if not metrics[-1].exists():
-                metrics[-1].write_text(json.dumps(evaluate_run(runs[-1], data, protocol=protocol), indent=1))
+                found = evaluate_run(runs[-1], data, protocol=protocol, with_coverage=protocol == "full-catalogue")
+                metrics[-1].write_text(json.dumps(found, indent=1))
 
     command = f"python examples/04_reproduce.py {Path(arguments.row).name} --data_dir LOGS --output_dir RUNS"
     command += f" --seeds {' '.join(map(str, arguments.seeds))}" if arguments.seeds else ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .configuration_bert4rec import Bert4RecConfig
+from .plots import BREAKDOWNS, has_coverage
 from .protocols import PROTOCOLS, read_metrics
 from .run_folder import read_record, weights_hash
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -23,6 +24,10 @@ RECORDED = {
     "wall_seconds": "the time that training took",
     "hardware": "the machine",
     "num_parameters": "the number of parameters",
+}
+BREAKDOWN_WORDS = {
+    "by_popularity": "recall by the popularity of the target",
+    "by_history_length": "recall by the length of the history",
 }
 NUM_EXAMPLE_ITEMS = 3
 
@@ -54,6 +59,11 @@ class CardFacts:
     def seed(self) -> int:
         """What weights, masks, windows and order were drawn with."""
         return self.record["training_arguments"]["seed"]
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The metrics that pictures and breakdowns are of: the first of those that tell the most."""
+        return max(self.metrics, key=lambda found: sum(map(bool, map(found.get, BREAKDOWNS))) + has_coverage(found))
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
@@ -155,6 +165,44 @@ def _missing(facts: CardFacts) -> list[str]:
         missing.append(f"the time of the first {sessions[0]['first_step']:,} steps")
     if any("run" not in metrics for metrics in facts.metrics):
         missing.append("whether the metrics are those of these weights")
-    if not any(metrics.get("by_popularity") for metrics in facts.metrics):
-        missing.append("recall by the popularity of the target")
+    for name, words in BREAKDOWN_WORDS.items():
+        if not facts.shown.get(name):
+            missing.append(words)
     return missing
+
+
+def machine_rows(record: dict[str, Any]) -> list[list[str]]:
+    """What a training took, on what, with which versions, each with its name."""
+    rows = []
+    if "wall_seconds" in record:
+        sessions = record["sessions"]
+        starts = "" if len(sessions) == 1 else f", {len(sessions)} starts"
+        wall, cpu = record["wall_seconds"] / 60, record["cpu_seconds"] / 60
+        rows.append(["time", f"{wall:.1f} minutes, {cpu:.1f} CPU minutes{starts}, from {sessions[0]['started']}"])
+        rows += [["energy", _energy(record["energy"])]] if "energy" in record else []
+        rows.append(["hardware", machines(sessions)])
+        peak = max((session["peak_memory_bytes"] or 0 for session in sessions), default=0)
+        rows += [["peak memory", f"{peak / 1e6:,.0f} MB"]] if peak else []
+    rows.append(["versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())])
+    rows += [["data, SHA-256", f"`{record['data_hash']}`"]] if "data_hash" in record else []
+    return rows
+
+
+def _energy(energy: dict[str, Any]) -> str:
+    place = f"the electricity of {energy['country']}" if energy["country"] else "the world's average electricity"
+    emitted = f"{energy['kwh']:.3g} kWh, with {place} {energy['emissions_kg'] * 1000:.3g} g of CO₂"
+    return f"{emitted}; of the whole machine in {energy['seconds'] / 60:.1f} minutes, estimated by {energy['tracker']}"
+
+
+def machines(sessions: list[dict[str, Any]]) -> str:
+    """Processors, memory and accelerators of the starts of a run."""
+    return "; then ".join(dict.fromkeys(map(_machine, sessions)))
+
+
+def _machine(session: dict[str, Any]) -> str:
+    machine = session["hardware"]
+    memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']} GiB"
+    names = session.get("accelerators") or []
+    accelerators = f", {len(names)} × {names[0]}" if names else ""
+    threads = session.get("threads")
+    return f"{machine['cpu']}, {machine['cpu_count']} logical cores{memory}{accelerators}, threads used: {threads}"

@@ -33,6 +33,7 @@ def compare(
     batch_size: int = 256,
     seed: int = 0,
     others: Mapping[str, Scorer] | None = None,
+    with_coverage: bool = False,
 ) -> dict[str, Any]:
     r"""
     Evaluate a model and, beside it, popularity and last-item Markov counts.
@@ -45,6 +46,8 @@ def compare(
         batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
         others (mapping of name to [`ranking.Scorer`], *optional*): Further scorers to compare with.
+        with_coverage (`bool`, *optional*, defaults to `False`):
+            Whether to count how much of the catalogue anybody is shown, see [`evaluation.evaluate`].
 
     Returns:
         `dict`: see [`evaluation.evaluate`]; the scorers are `model`, `popularity`, `markov` and the others. First
@@ -70,7 +73,15 @@ def compare(
     }
     sequences, item_counts = EvaluationSequences(data, split=split), count_items(events, vocab_size)
     facts = conditions(sequences, item_counts, protocol=protocol, seed=seed)
-    result = evaluate(scorers, sequences, item_counts, protocol=protocol, batch_size=batch_size, seed=seed)
+    result = evaluate(
+        scorers,
+        sequences,
+        item_counts,
+        protocol=protocol,
+        batch_size=batch_size,
+        seed=seed,
+        with_coverage=with_coverage,
+    )
     return {"data_hash": data.content_hash()} | result | {"conditions": facts}
 
 
@@ -81,7 +92,7 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
     Args:
         run (`str` or `Path`): Folder of the model, or of an export of it ([`write_export`]), whose graph then scores.
         data ([`InteractionData`], `str` or `Path`): Prepared with the model's vocabulary, or its folder.
-        options: Of [`compare`]: `split`, `protocol`, `batch_size`, `seed`, `others`.
+        options: Of [`compare`]: `split`, `protocol`, `batch_size`, `seed`, `others`, `with_coverage`.
 
     Returns:
         `dict`: see [`compare`]. First `run`: `weights_hash`, and for a folder that [`train`] wrote `seed` and the other

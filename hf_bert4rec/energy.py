@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.integrations import CodeCarbonCallback
-from transformers.integrations.integration_utils import is_codecarbon_available
 
 
 class EnergyMeter:
@@ -54,20 +53,6 @@ class EnergyMeter:
 
     def exit(self):
         """Nothing is open."""
-
-
-def check_codecarbon(arguments: TrainingArguments):
-    r"""
-    Refuse to train without codecarbon where it was asked for.
-
-    Args:
-        arguments (`TrainingArguments`): With its `report_to`.
-
-    Raises:
-        ValueError: If codecarbon is not installed.
-    """
-    if "codecarbon" in arguments.report_to and not is_codecarbon_available():
-        raise ValueError("report_to codecarbon needs codecarbon: pip install 'hf_bert4rec[energy]', or leave it out.")
 
 
 def measure_energy(trainer: Trainer) -> EnergyMeter | None:

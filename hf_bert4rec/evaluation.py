@@ -6,7 +6,8 @@ Any scorer over a split in flat memory, and the same ranks inside the stock `Tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +16,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
-from .metrics import bootstrap_intervals, difference_intervals, metrics_by_popularity, ranking_metrics
+from .metrics import (
+    bootstrap_intervals,
+    coverage,
+    difference_intervals,
+    metrics_by_history_length,
+    metrics_by_popularity,
+    note_places,
+    ranking_metrics,
+    unlisted,
+)
 from .protocols import Protocol, find_protocol
 from .randomness import uniform
-from .ranking import ScoreItems, Scorer, rank_targets
+from .ranking import ScoreItems, Scorer, rank_targets, top_k_items
 from .sharded_items import holds_later_rows
 
 if TYPE_CHECKING:
@@ -37,6 +47,7 @@ def evaluate(
     protocol: str = "full-catalogue",
     batch_size: int = 256,
     seed: int = 0,
+    with_coverage: bool = False,
 ) -> dict[str, Any]:
     r"""
     Metrics of scorers side by side: the same users, targets and rivals for all. Under several processes each takes its
@@ -49,55 +60,87 @@ def evaluate(
         protocol (`str`, *optional*, defaults to `"full-catalogue"`): A name in [`protocols.PROTOCOLS`].
         batch_size (`int`, *optional*, defaults to 256): Users scored at a time.
         seed (`int`, *optional*, defaults to 0): Fixes drawn negatives and the bootstrap.
+        with_coverage (`bool`, *optional*, defaults to `False`):
+            Whether each scorer also gets its `coverage@k` ([`metrics.coverage`]) over the lists that it would show these users:
+            what the protocol forbids is left out, the target is not known, and of equal scores the lower token comes first.
+            It takes a search for the best items beside the ranks: up to two thirds of the time again on a large catalogue.
 
     Returns:
         `dict`: `protocol`, `split`, `seed`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
         each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
         `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user; where items unknown to
         training are missed also `warm`, the metrics over the other targets alone. Last `by_popularity`, see
-        [`metrics.metrics_by_popularity`].
+        [`metrics.metrics_by_popularity`], and `by_history_length`, see [`metrics.metrics_by_history_length`].
 
     Raises:
-        ValueError: If the protocol is unknown or needs other data.
+        ValueError: If the protocol is unknown or needs other data, or draws its rivals, so that there are no lists to cover
+            the catalogue with.
     """
     chosen = find_protocol(protocol, sequences.data)
+    if with_coverage and chosen.num_negatives is not None:
+        raise ValueError(
+            f"Protocol {protocol} lists {chosen.candidates}, which says nothing of the catalogue: leave coverage out, or "
+            "choose full-catalogue."
+        )
     state = PartialState()
     together = any(getattr(scorer, "is_sharded", False) for scorer in scorers.values())
     first, step = (0, 1) if together else (state.process_index, state.num_processes)
-    batches = range(first * batch_size, len(sequences), step * batch_size)
-    ranks: dict[str, list[np.ndarray]] = {name: [] for name in scorers}
-    target_counts: list[np.ndarray] = []
+    found = _Found({name: [] for name in scorers})
+    if with_coverage:
+        found.best_places = {name: unlisted(scorer.vocab_size) for name, scorer in scorers.items()}
     is_known = item_counts > 0 if chosen.only_known else None
-    for start in batches:
+    for start in range(first * batch_size, len(sequences), step * batch_size):
         rows = [sequences[index] for index in range(start, min(start + batch_size, len(sequences)))]
-        target_counts.append(item_counts[[row["target"] for row in rows]])
+        found.target_counts.append(item_counts[[row["target"] for row in rows]])
+        found.lengths.append(np.array([len(row["input_ids"]) for row in rows]))
         rules = _rivals(chosen, rows, item_counts, seed)
         for name, scorer in scorers.items():
-            ranks[name].append(_ranks(scorer, rows, rules, is_known))
-    parts = [(np.concatenate([*target_counts, []]), {name: np.concatenate([*ranks[name], []]) for name in ranks})]
-    parts = parts if together else gather_object(parts)
-    counts_of_all = np.concatenate([part[0] for part in parts])
-    ranks_of_all = {name: np.concatenate([part[1][name] for part in parts]) for name in scorers}
-    result = {
-        "protocol": protocol,
-        "split": sequences.split,
-        "seed": seed,
-        "num_users": len(sequences),
-        "cold_targets": int((counts_of_all == 0).sum()) / len(sequences),
+            found.note(name, scorer, rows, rules, is_known)
+    facts = {"protocol": protocol, "split": sequences.split, "seed": seed, "num_users": len(sequences)}
+    return facts | _summary([found] if together else gather_object([found]), seed, chosen.only_known)
+
+
+@dataclass
+class _Found:
+    """What one process finds about its users, batch by batch; best places of tokens only where coverage is asked for."""
+
+    ranks: dict[str, list[np.ndarray]]
+    target_counts: list[np.ndarray] = field(default_factory=list)
+    lengths: list[np.ndarray] = field(default_factory=list)
+    best_places: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def note(self, name: str, scorer: Scorer, rows: list[dict], rules: dict, is_known: np.ndarray | None):
+        """Ranks of a batch's targets; where only known items are listed, infinity for those that are not."""
+        score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
+        targets = torch.tensor([row["target"] for row in rows])
+        options = {"vocab_size": scorer.vocab_size, "first_item": FIRST_ITEM_TOKEN} | rules
+        if is_known is not None:
+            score_items = _known_items(score_items, is_known)
+        ranks = rank_targets(score_items, targets, **options).cpu().numpy()
+        self.ranks[name].append(ranks if is_known is None else np.where(is_known[targets.numpy()], ranks, np.inf))
+        if name in self.best_places:
+            k = min(max(CUTOFFS), scorer.vocab_size - FIRST_ITEM_TOKEN)
+            note_places(self.best_places[name], top_k_items(score_items, k, **options)[0].cpu().numpy())
+
+
+def _summary(parts: list[_Found], seed: int, only_known: bool) -> dict[str, Any]:
+    """What all processes found, as figures."""
+
+    def joined(of_parts: Iterable[list[np.ndarray]]) -> np.ndarray:
+        return np.concatenate([*(batch for batches in of_parts for batch in batches), []])
+
+    ranks = {name: joined(part.ranks[name] for part in parts) for name in parts[0].ranks}
+    target_counts, lengths = joined(part.target_counts for part in parts), joined(part.lengths for part in parts)
+    metrics = _side_by_side(ranks, seed, only_known)
+    for name in parts[0].best_places:
+        best_places = np.minimum.reduce([part.best_places[name] for part in parts])
+        metrics[name] |= coverage(best_places, len(best_places) - FIRST_ITEM_TOKEN, CUTOFFS)
+    return {
+        "cold_targets": int((target_counts == 0).sum()) / len(target_counts),
+        **metrics,
+        "by_popularity": metrics_by_popularity(ranks, target_counts, seed=seed),
+        "by_history_length": metrics_by_history_length(ranks, lengths, seed=seed),
     }
-    by_popularity = metrics_by_popularity(ranks_of_all, counts_of_all, seed=seed)
-    return result | _side_by_side(ranks_of_all, seed, chosen.only_known) | {"by_popularity": by_popularity}
-
-
-def _ranks(scorer: Scorer, rows: list[dict], rules: dict, is_known: np.ndarray | None) -> np.ndarray:
-    """Ranks of a batch's targets; where only known items are listed, infinity for those that are not."""
-    score_items = scorer([row["row"] for row in rows], [row["input_ids"] for row in rows])
-    targets = torch.tensor([row["target"] for row in rows])
-    options = {"vocab_size": scorer.vocab_size, "first_item": FIRST_ITEM_TOKEN} | rules
-    if is_known is None:
-        return rank_targets(score_items, targets, **options).cpu().numpy()
-    ranks = rank_targets(_known_items(score_items, is_known), targets, **options).cpu().numpy()
-    return np.where(is_known[targets.numpy()], ranks, np.inf)
 
 
 def _known_items(score_items: ScoreItems, is_known: np.ndarray) -> ScoreItems:

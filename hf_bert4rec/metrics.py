@@ -6,7 +6,8 @@ below k.
 
 *Source:* Recall and NDCG as in Sun et al., "BERT4Rec" (CIKM 2019), section 4.2, where each user has one target:
 Recall@k is then the same as their HR@k, and the ideal DCG is 1. Percentile bootstrap: Efron and Tibshirani, "An
-Introduction to the Bootstrap" (1993), chapter 13.
+Introduction to the Bootstrap" (1993), chapter 13. Catalogue coverage: Herlocker et al., "Evaluating Collaborative
+Filtering Recommender Systems" (TOIS 2004), section 5.1.
 
 *Differences:* half ranks enter the formulas as they are. The bootstrap draws how often each rank occurs instead of
 which users, which is the same distribution and does not grow with the number of users; ranks beyond every k, of which
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 USERS_AT_ONCE = 1 << 16  # whose metrics, one by one, are in memory
+UNLISTED = np.iinfo(np.int16).max  # best place of what nobody was recommended: no list is as long
 NORMAL_95 = 1.959964  # standard deviations on either side that hold 95 % of a normal distribution
 
 
@@ -165,59 +167,95 @@ def metrics_by_popularity(
         >>> [(group["training_events"], group["num_users"], group["model"]["recall@5"]) for group in groups]
         [([0, 0], 1, 0.0), ([3, 9], 2, 1.0)]
     """
-    target_counts = np.asarray(target_counts)
-    for name, of_users in ranks.items():
-        if len(of_users) != len(target_counts):
-            raise ValueError(f"{name} has {len(of_users)} ranks for {len(target_counts)} targets: give one for each.")
-    most = int(target_counts.max(initial=0))
-    starts = [0]
-    while starts[-1] <= most:
-        starts.append(10 ** (len(starts) // 2) if len(starts) % 2 else 3 * 10 ** (len(starts) // 2 - 1))
-    group_of = np.searchsorted(starts, target_counts, side="right") - 1
-    names = (f"recall@{k}", f"ndcg@{k}")
-    groups = []
-    for group in np.unique(group_of):
-        inside = group_of == group
-        found: dict[str, Any] = {
-            "training_events": [starts[group], starts[group + 1] - 1],
-            "num_users": int(inside.sum()),
-        }
-        for scorer, of_users in ranks.items():
-            values = ranking_metrics(of_users[inside], (k,))
-            intervals = bootstrap_intervals(of_users[inside], (k,), seed=seed)
-            found[scorer] = {name: values[name] for name in names}
-            found[scorer]["intervals"] = {name: intervals[name] for name in names}
-        groups.append(found)
-    return groups
+    return _metrics_by_group(ranks, target_counts, "training_events", k, seed=seed)
 
 
-def coverage(recommended: np.ndarray, num_items: int, k: int) -> float:
+def metrics_by_history_length(
+    ranks: Mapping[str, np.ndarray], lengths: np.ndarray, k: int = 10, *, seed: int = 0
+) -> list[dict[str, Any]]:
     r"""
-    Share of the catalogue that appears in somebody's first k recommendations.
+    Recall@k and NDCG@k of users grouped by how many events stand before their target: a scorer may serve those alone whom
+    it has known for long.
+
+    All events count, also those that lie before the window that a model reads. The groups are those of
+    [`metrics_by_popularity`].
 
     Args:
-        recommended (`np.ndarray` of shape `(num_users, list_length)`): Items or tokens, best first; negative where a
-            list ended.
-        num_items (`int`): Size of the catalogue.
-        k (`int`): How many of each list count.
+        ranks (mapping of name to `np.ndarray` of shape `(num_users,)`): Number of items above each target, by scorer.
+        lengths (`np.ndarray` of shape `(num_users,)`): Events of each user before the target.
+        k (`int`, *optional*, defaults to 10): Length of the list.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
-        `float`: between 0 and 1.
+        list of `dict`: for each group that has users, shortest first, `history_events` (`[fewest, most]`), `num_users` and,
+        for each scorer, `recall@k` and `ndcg@k` with 95 % bootstrap `intervals`.
 
     Raises:
-        ValueError: If the lists are not two-dimensional or shorter than k, or hold more distinct items than the
-        catalogue.
+        ValueError: As [`ranking_metrics`]; also if the numbers of users differ.
 
     Example:
-        >>> coverage(np.array([[7, 8], [7, 9]]), num_items=4, k=2)
-        0.75
+        >>> groups = metrics_by_history_length({"model": np.array([0, 3, 30])}, np.array([12, 2, 20]), k=5)
+        >>> [(group["history_events"], group["num_users"], group["model"]["recall@5"]) for group in groups]
+        [([1, 2], 1, 1.0), ([10, 29], 2, 0.5)]
     """
-    found = len(np.unique(_listed(recommended, k)))
-    if found > num_items:
+    return _metrics_by_group(ranks, lengths, "history_events", k, seed=seed)
+
+
+def unlisted(num_tokens: int) -> np.ndarray:
+    """Best places of tokens that nobody was recommended yet, for [`note_places`]: `int16` of shape `(num_tokens,)`."""
+    return np.full(num_tokens, UNLISTED, dtype=np.int16)
+
+
+def note_places(best_places: np.ndarray, recommended: np.ndarray):
+    r"""
+    Keep, for each token, the best place that it took in anybody's list; its memory does not grow with the lists.
+
+    Args:
+        best_places (`np.ndarray` of shape `(num_tokens,)`): Best places so far, at first [`unlisted`]; changed in place.
+        recommended (`np.ndarray` of shape `(num_users, list_length)`): Tokens, best first; negative where a list ended.
+
+    Example:
+        >>> best_places = unlisted(10)
+        >>> note_places(best_places, np.array([[7, 8], [9, 7]]))
+        >>> best_places[7:].tolist()
+        [0, 1, 0]
+    """
+    rows, places = np.nonzero(recommended >= 0)
+    np.minimum.at(best_places, recommended[rows, places], places.astype(best_places.dtype))
+
+
+def coverage(best_places: np.ndarray, num_items: int, ks: Sequence[int] = (1, 5, 10, 20)) -> dict[str, float]:
+    r"""
+    The share of all items that are among the first k of at least one user's recommendations.
+
+    It tells how much of the catalogue anybody is ever shown, not whether it was wanted, and it grows with the number of users:
+    compare scorers on the same users only. At most `num_users * k` items can be covered.
+
+    Args:
+        best_places (`np.ndarray` of shape `(num_tokens,)`): Best place of each token in anybody's list, from 0, see
+            [`note_places`].
+        num_items (`int`): Size of the catalogue, items without a training event included.
+        ks (sequence of `int`, *optional*, defaults to `(1, 5, 10, 20)`): How many of each list count; the lists must be as
+            long, or end where no item is left.
+
+    Returns:
+        `dict[str, float]`: `coverage@k` for each k, between 0 and 1.
+
+    Raises:
+        ValueError: If more distinct items were listed than the catalogue has, or if a k is not a positive whole number.
+
+    Example:
+        >>> best_places = unlisted(10)
+        >>> note_places(best_places, np.array([[7, 8], [7, 9]]))
+        >>> coverage(best_places, num_items=4, ks=(1, 2))
+        {'coverage@1': 0.25, 'coverage@2': 0.75}
+    """
+    listed = int((best_places < UNLISTED).sum())
+    if listed > num_items:
         raise ValueError(
-            f"The lists hold {found} distinct items, but num_items is {num_items}: give the catalogue's size."
+            f"The lists hold {listed} distinct items, but num_items is {num_items}: give the catalogue's size."
         )
-    return found / num_items
+    return {f"coverage@{k}": int((best_places < k).sum()) / num_items for k in _checked_ks(ks)}
 
 
 def mean_popularity_rank(recommended: np.ndarray, counts: np.ndarray, k: int) -> float:
@@ -248,6 +286,35 @@ def mean_popularity_rank(recommended: np.ndarray, counts: np.ndarray, k: int) ->
     _, inverse, sizes = np.unique(-np.asarray(counts), return_inverse=True, return_counts=True)
     places = (np.cumsum(sizes) - (sizes + 1) / 2)[inverse]
     return float(places[listed].mean())
+
+
+def _metrics_by_group(
+    ranks: Mapping[str, np.ndarray], values: np.ndarray, name_of_value: str, k: int, *, seed: int
+) -> list[dict[str, Any]]:
+    values = np.asarray(values)
+    for name, of_users in ranks.items():
+        if len(of_users) != len(values):
+            raise ValueError(f"{name} has {len(of_users)} ranks for {len(values)} targets: give one for each.")
+    most = int(values.max(initial=0))
+    starts = [0]
+    while starts[-1] <= most:
+        starts.append(10 ** (len(starts) // 2) if len(starts) % 2 else 3 * 10 ** (len(starts) // 2 - 1))
+    group_of = np.searchsorted(starts, values, side="right") - 1
+    names = (f"recall@{k}", f"ndcg@{k}")
+    groups = []
+    for group in np.unique(group_of):
+        inside = group_of == group
+        found: dict[str, Any] = {
+            name_of_value: [starts[group], starts[group + 1] - 1],
+            "num_users": int(inside.sum()),
+        }
+        for scorer, of_users in ranks.items():
+            metrics = ranking_metrics(of_users[inside], (k,))
+            intervals = bootstrap_intervals(of_users[inside], (k,), seed=seed)
+            found[scorer] = {name: metrics[name] for name in names}
+            found[scorer]["intervals"] = {name: intervals[name] for name in names}
+        groups.append(found)
+    return groups
 
 
 def _gains(ranks: np.ndarray, ks: list[int]) -> tuple[list[str], np.ndarray]:

@@ -38,6 +38,10 @@ def evaluation_text(result: dict[str, Any]) -> str:
     facts = result["conditions"]
     head = f"{result['protocol']}, {result['split']}, {result['num_users']:,} users, cold targets "
     lines = [f"{head}{result['cold_targets']:.2%}", metrics_table(scorers_of(result))]
+    shares = [
+        f"{name} {found['coverage@10']:.1%}" for name, found in scorers_of(result).items() if "coverage@10" in found
+    ]
+    lines += [f"of the catalogue, in anybody's first 10: {', '.join(shares)}"] if shares else []
     if "temporal" in facts:
         seen = facts["temporal"]
         lines.append(

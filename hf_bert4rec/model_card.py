@@ -17,12 +17,21 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .card_facts import CardFacts, read_facts
+from .card_facts import CardFacts, machine_rows, machines, read_facts
 from .configuration_bert4rec import Bert4RecConfig
 from .interactions.histories import report_text
 from .known_results import known_beside
 from .metrics_text import scorers_of
-from .plots import group_name, plot_popularity, plot_validation
+from .plots import (
+    BREAKDOWNS,
+    WITHOUT_MATPLOTLIB,
+    cutoffs,
+    group_name,
+    has_coverage,
+    has_matplotlib,
+    plot_metrics,
+    plot_run,
+)
 from .protocols import PROTOCOLS
 from .recipes import RECIPES
 from .whole_file import write_whole_file
@@ -66,7 +75,7 @@ def write_model_card(
     run: str | Path, metrics: Sequence[str | Path], output_file: str | Path | None = None, **options: Any
 ) -> list[Path]:
     r"""
-    Write the card of a run, and beside it pictures of the validation curve and of recall by item popularity.
+    Write the card of a run, and beside it pictures of the validation curve and of what the metrics hold ([`plots.plot_metrics`]).
 
     Without matplotlib there are no pictures; the card has the same figures as tables, and says so.
 
@@ -87,7 +96,7 @@ def write_model_card(
     Example:
         ```python
         >>> write_model_card("run", ["metrics.json"])  # doctest: +SKIP
-        [PosixPath('run/README.md'), PosixPath('run/validation.png'), PosixPath('run/popularity.png')]
+        [PosixPath('run/README.md'), PosixPath('run/validation.png'), PosixPath('run/cutoffs.png'), ...]
         ```
     """
     chosen, facts = CardOptions(**options), read_facts(run, metrics)
@@ -102,18 +111,12 @@ def write_model_card(
 
 def _pictures(facts: CardFacts, folder: Path, prefix: str) -> tuple[dict[str, str], str | None]:
     """File names of the pictures that were made, and why there are none."""
-    made: dict[str, str] = {}
-    groups = _groups(facts)
-    try:
-        if facts.evaluations:
-            made["validation"] = f"{prefix}validation.png"
-            plot_validation(facts.record["log_history"], facts.record["best_step"], folder / made["validation"])
-        if groups:
-            made["popularity"] = f"{prefix}popularity.png"
-            plot_popularity(groups, folder / made["popularity"])
-    except ImportError as error:
-        return {}, str(error)
-    return made, None
+    if not has_matplotlib():
+        return {}, WITHOUT_MATPLOTLIB
+    made = (
+        plot_run(facts.record["log_history"], facts.record["best_step"], folder, prefix) if facts.evaluations else {}
+    )
+    return made | plot_metrics(facts.shown, folder, prefix), None
 
 
 def _metadata(facts: CardFacts, options: CardOptions) -> ModelCardData:
@@ -159,7 +162,7 @@ def _emissions(record: dict[str, Any]) -> dict[str, Any] | None:
         "source": energy["tracker"] + ("" if country else ", at the world's average electricity"),
         "training_type": "pre-training",
         **({"geographical_location": country} if country else {}),
-        "hardware_used": _machines(record["sessions"]),
+        "hardware_used": machines(record["sessions"]),
     }
 
 
@@ -176,7 +179,10 @@ def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
         "model_id": options.model_id or facts.folder.resolve().name,
         "example_items": facts.example_items,
         "results": [_result(found, facts) for found in facts.metrics],
-        "groups": _group_rows(_groups(facts)),
+        "shown": facts.shown,
+        "by_popularity": _breakdown(facts, "by_popularity"),
+        "by_history_length": _breakdown(facts, "by_history_length"),
+        "coverage": _coverage(facts),
         "commands": commands,
         "training": _training_rows(facts),
         "chosen_by": record["training_arguments"]["metric_for_best_model"],
@@ -254,17 +260,14 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.stdev(values):.4f}"
 
 
-def _groups(facts: CardFacts) -> list[dict[str, Any]]:
-    """By popularity of the target, of the first metrics file that tells."""
-    return next((found["by_popularity"] for found in facts.metrics if found.get("by_popularity")), [])
-
-
-def _group_rows(groups: list[dict[str, Any]]) -> dict[str, Any]:
+def _breakdown(facts: CardFacts, key: str) -> dict[str, Any]:
+    """Figures of groups of users as a table."""
+    groups = facts.shown.get(key)
     if not groups:
         return {}
     names = list(scorers_of(groups[0]))
     columns = [
-        "training events",
+        BREAKDOWNS[key][2],
         "users",
         *(f"Recall@10, {SCORERS.get(name, name)}" for name in names),
         "NDCG@10, model",
@@ -279,6 +282,16 @@ def _group_rows(groups: list[dict[str, Any]]) -> dict[str, Any]:
         for group in groups
     ]
     return {"columns": columns, "rows": rows}
+
+
+def _coverage(facts: CardFacts) -> dict[str, Any]:
+    """Share of the catalogue in anybody's first k as a table."""
+    if not has_coverage(facts.shown):
+        return {}
+    ks = cutoffs(facts.shown, "coverage")
+    scorers = scorers_of(facts.shown).items()
+    rows = [[_scorer_name(name, facts), *(f"{found[f'coverage@{k}']:.1%}" for k in ks)] for name, found in scorers]
+    return {"columns": ["", *(f"first {k}" for k in ks)], "rows": rows}
 
 
 def _training_rows(facts: CardFacts) -> list[list[str]]:
@@ -309,7 +322,7 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         rows.append(["reading", f"{config.reading}, best on validation ({found})"])
-    return rows + _machine_rows(record)
+    return rows + machine_rows(record)
 
 
 def _recipe(record: dict[str, Any]) -> str:
@@ -318,41 +331,6 @@ def _recipe(record: dict[str, Any]) -> str:
     own = RECIPES.get(name, {})
     others = [f"`{option}`" for option in given.keys() - UNTOLD_OPTIONS if own.get(option, ...) != given[option]]
     return name + (f", but for {', '.join(sorted(others))}" if others else "")
-
-
-def _machine_rows(record: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    if "wall_seconds" in record:
-        sessions = record["sessions"]
-        starts = "" if len(sessions) == 1 else f", {len(sessions)} starts"
-        wall, cpu = record["wall_seconds"] / 60, record["cpu_seconds"] / 60
-        rows.append(["time", f"{wall:.1f} minutes, {cpu:.1f} CPU minutes{starts}, from {sessions[0]['started']}"])
-        rows += [["energy", _energy(record["energy"])]] if "energy" in record else []
-        rows.append(["hardware", _machines(sessions)])
-        peak = max((session["peak_memory_bytes"] or 0 for session in sessions), default=0)
-        rows += [["peak memory", f"{peak / 1e6:,.0f} MB"]] if peak else []
-    rows.append(["versions", ", ".join(f"{name} {version}" for name, version in record["versions"].items())])
-    rows += [["data, SHA-256", f"`{record['data_hash']}`"]] if "data_hash" in record else []
-    return rows
-
-
-def _energy(energy: dict[str, Any]) -> str:
-    place = f"the electricity of {energy['country']}" if energy["country"] else "the world's average electricity"
-    emitted = f"{energy['kwh']:.3g} kWh, with {place} {energy['emissions_kg'] * 1000:.3g} g of CO₂"
-    return f"{emitted}; of the whole machine in {energy['seconds'] / 60:.1f} minutes, estimated by {energy['tracker']}"
-
-
-def _machines(sessions: list[dict[str, Any]]) -> str:
-    return "; then ".join(dict.fromkeys(map(_machine, sessions)))
-
-
-def _machine(session: dict[str, Any]) -> str:
-    machine = session["hardware"]
-    memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']} GiB"
-    names = session.get("accelerators") or []
-    accelerators = f", {len(names)} × {names[0]}" if names else ""
-    threads = session.get("threads")
-    return f"{machine['cpu']}, {machine['cpu_count']} logical cores{memory}{accelerators}, threads used: {threads}"
 
 
 def _curve_rows(facts: CardFacts) -> list[list[str]]:
@@ -387,7 +365,7 @@ def _limits(facts: CardFacts) -> list[str]:
         )
     if found["cold_targets"]:
         limits.append(f"{found['cold_targets']:.1%} of the targets never occur in training and cannot be found.")
-    groups = [group for group in _groups(facts) if group["num_users"] >= MIN_USERS_OF_A_GROUP]
+    groups = [group for group in facts.shown.get("by_popularity", []) if group["num_users"] >= MIN_USERS_OF_A_GROUP]
     if len(groups) > 1:
         rare, common = ((group_name(group), group["model"]["recall@10"]) for group in (groups[0], groups[-1]))
         limits.append(

@@ -26,15 +26,17 @@ from .catalogue import tokenizer_of
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .cpu_attention import CPU_BF16
 from .data_collator import DataCollatorForCloze
-from .energy import check_codecarbon, measure_energy
+from .energy import measure_energy
 from .evaluation import TrainerRanking
 from .fine_tuning import StartModel, StartOptions, noted, start_of
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
+from .plots import has_matplotlib, plot_run
 from .process_memory import ReturnFreeMemory
 from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
+from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
 from .run_record import RunClock, run_record
@@ -106,15 +108,8 @@ class SequenceOptions:
 
 def option_fields() -> dict[type, dict[str, dataclasses.Field]]:
     """Every option of a run by the dataclass that declares it: model, start, sequences, data and `TrainingArguments`."""
-    hidden = {
-        "vocab_size",
-        "pad_token_id",
-        "mask_token_id",
-        "unk_token_id",
-        "use_cache",
-        "add_cross_attention",
-        "output_dir",
-    }
+    hidden = {"vocab_size", "pad_token_id", "mask_token_id", "unk_token_id"}
+    hidden |= {"use_cache", "add_cross_attention", "output_dir"}
     model = {name for name in Bert4RecConfig.__annotations__ if name not in hidden}
     declared = {}
     for owner in (Bert4RecConfig, StartOptions, SequenceOptions, InteractionOptions, TrainingArguments):
@@ -127,7 +122,8 @@ def train(
     data: InteractionData | str | Path | Any, output_dir: str | Path, *, overwrite: bool = False, **options: Any
 ) -> Path:
     r"""
-    Train BERT4Rec on a log and save model, tokenizer and the record of the run in `output_dir`.
+    Train BERT4Rec on a log and save model, tokenizer and the record of the run in `output_dir`, with a picture of its loss and
+    validation, `validation.png`, where matplotlib is installed.
 
     The run is made in `output_dir + ".partial"`, where a rerun with the same options resumes, and renamed when whole.
 
@@ -159,7 +155,7 @@ def train(
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
     arguments = _training_arguments(chosen[TrainingArguments], partial)
-    check_codecarbon(arguments)
+    check_reporters(arguments)
     _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token
@@ -374,6 +370,7 @@ class _Run:
     def _choose_reading(self):
         """Rank the validation targets by each reading of the trained weights and keep the best one."""
         self.trainer.remove_callback(EarlyStoppingCallback)  # it warns of metrics that it does not know
+        stop_reporting(self.trainer)
         metric = str(self.arguments.metric_for_best_model).removeprefix("eval_")
         for reading in ("both", "causal", "masked"):
             self.trainer.model.config.reading = reading
@@ -383,7 +380,7 @@ class _Run:
         self.trainer.model.config.reading = best(self.readings, key=self.readings.__getitem__)
 
     def save(self, partial: Path, options: dict[str, Any]):
-        """Model, tokenizer and the record of the run."""
+        """Model, tokenizer, the record of the run and, where matplotlib is installed, its curves."""
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         model.save_pretrained(partial)
         record = run_record(self.trainer, self.data, options, self.options, self.clock)
@@ -396,3 +393,5 @@ class _Run:
         self.trainer.accelerator.free_memory()
         known = None if self.start is None else self.start.tokenizer
         tokenizer_of(self.data, known).save_pretrained(partial)
+        if has_matplotlib():
+            plot_run(record["log_history"], record["best_step"], partial)

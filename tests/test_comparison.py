@@ -67,10 +67,26 @@ def test_other_scorers_stand_beside_the_model_and_change_nothing(data):
     alone = compare(Ring(data), data)
     found = compare(Ring(data), data, others={"turned_round": Ring(data, sign=-1)})
     assert found["turned_round"]["mrr"] == pytest.approx(1 / 4)  # the target is the last of four
-    for group in found["by_popularity"]:
+    for group in found["by_popularity"] + found["by_history_length"]:
         assert group.pop("turned_round")["ndcg@10"] == pytest.approx(1 / math.log2(5))
     assert {name: found[name] for name in alone} == alone
     assert found.keys() - alone.keys() == {"turned_round"}
+
+
+def test_coverage_is_counted_over_what_each_scorer_would_show(data):
+    found = compare(Ring(data), data, with_coverage=True)
+    # Each user's six last items are seen; whoever asks, the first unseen item of the ring comes first.
+    assert found["model"]["coverage@1"] == found["markov"]["coverage@1"] == 1
+    # Every item is as popular as the others, so that the lower tokens come first: the four unseen of ten.
+    assert found["popularity"]["coverage@1"] == len({unseen[0] for unseen in unseen_items(data)}) / 10
+    assert found["popularity"]["coverage@5"] == 1
+    assert "coverage@1" not in compare(Ring(data), data)["model"]
+
+
+def unseen_items(data):
+    """Of each user the items that are not in the six events before the last, in the order of their tokens."""
+    for start in data.offsets[:-1]:
+        yield sorted(set(range(10)) - set(data.events[start : start + 6].tolist()))
 
 
 def test_a_model_is_scored_as_its_scorer_is_however_many_users_at_a_time(data, model):

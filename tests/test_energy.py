@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 import transformers
 
-from hf_bert4rec import energy, prepare, train
-from hf_bert4rec.cli import main
+from hf_bert4rec import prepare, train
 from hf_bert4rec.energy import EnergyMeter, total_energy
 from hf_bert4rec.run_folder import read_record
 
@@ -105,24 +104,3 @@ def test_the_meter_keeps_what_the_tracker_hands_it(monkeypatch):
     assert total_energy([{"energy": expected}, {"energy": elsewhere}])["country"] == "Chile, Peru"
     assert total_energy([{"energy": expected}, {"energy": elsewhere | {"country": None}}])["country"] is None
     assert total_energy([{}]) is None
-
-
-def test_without_codecarbon_a_run_that_asks_for_it_is_refused_before_anything_is_made(
-    interaction_log, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(energy, "is_codecarbon_available", lambda: False)
-    interaction_log.to_csv(tmp_path / "log.csv", index=False)
-    arguments = [
-        "train",
-        str(tmp_path / "log.csv"),
-        "--output_dir",
-        str(tmp_path / "run"),
-        "--report_to",
-        "codecarbon",
-    ]
-    assert main([*arguments, "--use_cpu"]) == 2
-    error = capsys.readouterr().err
-    assert error == (
-        "hf-bert4rec train: report_to codecarbon needs codecarbon: pip install 'hf_bert4rec[energy]', or leave it out.\n"
-    )
-    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]

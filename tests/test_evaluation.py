@@ -81,7 +81,7 @@ def naive_negatives(user, known, weights, num_negatives, seed=0):
 def naive_evaluation(scorer, data, split, counts, protocol):
     """Every user, every item, one comparison at a time."""
     gains = {f"{name}@{k}": [] for k in (1, 5, 10, 20) for name in ("recall", "ndcg")} | {"mrr": []}
-    is_cold, count_of_hit = [], []
+    is_cold, count_of_hit, length_of_hit, lists = [], [], [], []
     for user in range(60):
         place = {"validation": data.validation_target, "test": data.test_target}[split][user]
         if place < 0:
@@ -106,21 +106,29 @@ def naive_evaluation(scorer, data, split, counts, protocol):
         gains["mrr"].append(1 / (rank + 1))
         is_cold.append(counts[target] == 0)
         count_of_hit.append((counts[target], rank < 10))
+        length_of_hit.append((place, rank < 10))
+        # what may be shown does not know the target: an item of the history is left out even where it comes again
+        shown = [t for t in range(3, VOCAB_SIZE) if t not in (() if protocol == "unfiltered" else history)]
+        shown = [token for token in shown if counts[token] > 0 or protocol != "temporal"]
+        lists.append(sorted(shown, key=lambda token: (-scores[token], token)))
     warm = {name: np.mean(np.array(values)[~np.array(is_cold)]) for name, values in gains.items()}
     metrics = {name: np.mean(values) for name, values in gains.items()}
-    return metrics, warm, np.mean(is_cold), count_of_hit
+    if not protocol.endswith("-100"):
+        for k in (1, 5, 10, 20):
+            metrics[f"coverage@{k}"] = len({token for tokens in lists for token in tokens[:k]}) / NUM_ITEMS
+    return metrics, warm, np.mean(is_cold), {"training_events": count_of_hit, "history_events": length_of_hit}
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
     scorers = {"one": RandomScorer(1), "other": RandomScorer(2)}
-    options = {"protocol": protocol, "batch_size": 7, "seed": 3}
+    options = {"protocol": protocol, "batch_size": 7, "seed": 3, "with_coverage": not protocol.endswith("-100")}
     result = evaluate(scorers, EvaluationSequences(data, split=split), counts, **options)
     assert (result["protocol"], result["split"]) == (protocol, split)
     for name, scorer in scorers.items():
-        metrics, warm, cold_targets, count_of_hit = naive_evaluation(scorer, data, split, counts, protocol)
-        num_users = len(count_of_hit)
+        metrics, warm, cold_targets, hits_by = naive_evaluation(scorer, data, split, counts, protocol)
+        num_users = len(hits_by["training_events"])
         assert result["num_users"] == num_users
         assert 0 < result["cold_targets"] == pytest.approx(cold_targets)
         intervals = result[name].pop("intervals")
@@ -130,15 +138,27 @@ def test_every_protocol_equals_a_naive_loop(data, counts, protocol, split):
             assert result[name].pop("warm") == pytest.approx(warm)
         assert result[name] == pytest.approx(metrics)
         assert all(low <= result[name][key] <= high for key, (low, high) in intervals.items())
-        assert set(intervals) == set(metrics)
+        assert set(intervals) == {key for key in metrics if not key.startswith("coverage")}
         for key, (low, high) in (differences or {}).items():
             assert (low + high) / 2 == pytest.approx(result["one"][key] - metrics[key], abs=1e-9)
-        for group in result["by_popularity"]:
-            fewest, most = group["training_events"]
-            hits = [hit for count, hit in count_of_hit if fewest <= count <= most]
-            assert (group["num_users"], group[name]["recall@10"]) == (len(hits), pytest.approx(np.mean(hits)))
-        assert sum(group["num_users"] for group in result["by_popularity"]) == num_users
-        assert len(result["by_popularity"]) > 2
+        for groups, by in (("by_popularity", "training_events"), ("by_history_length", "history_events")):
+            for group in result[groups]:
+                fewest, most = group[by]
+                hits = [hit for value, hit in hits_by[by] if fewest <= value <= most]
+                assert (group["num_users"], group[name]["recall@10"]) == (len(hits), pytest.approx(np.mean(hits)))
+            assert sum(group["num_users"] for group in result[groups]) == num_users
+            assert len(result[groups]) > 2
+
+
+def test_coverage_is_counted_where_it_is_asked_for_and_refused_where_rivals_are_drawn(data, counts):
+    sequences, scorers = EvaluationSequences(data, split="test"), {"model": RandomScorer(1)}
+    plain = evaluate(scorers, sequences, counts)
+    asked = evaluate(scorers, sequences, counts, with_coverage=True)
+    added = {f"coverage@{k}" for k in (1, 5, 10, 20)}
+    assert asked["model"].keys() - plain["model"].keys() == added
+    assert {name: value for name, value in asked["model"].items() if name not in added} == plain["model"]
+    with pytest.raises(ValueError, match=r"uniform-100 lists 100 items .* leave coverage out"):
+        evaluate(scorers, sequences, counts, protocol="uniform-100", with_coverage=True)
 
 
 def test_protocols_splits_and_seeds_differ_and_batches_do_not(data, counts):
@@ -188,7 +208,7 @@ def test_negatives_are_unseen_and_the_same_for_all_scorers_and_batch_sizes(
 
 def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypatch):
     sequences, scorers = EvaluationSequences(data, split="test"), {"model": RandomScorer(1)}
-    alone = evaluate(scorers, sequences, counts, batch_size=8)
+    alone = evaluate(scorers, sequences, counts, batch_size=8, with_coverage=True)
     parts, results = [], []
     for gathering in (False, True):
         for process in range(2):
@@ -196,15 +216,17 @@ def test_two_processes_share_the_users_and_agree_with_one(data, counts, monkeypa
             monkeypatch.setattr(evaluation, "PartialState", lambda state=state: state)
             gather = (lambda part: parts) if gathering else (lambda part: parts.extend(part) or part)
             monkeypatch.setattr(evaluation, "gather_object", gather)
-            results.append(evaluate(scorers, sequences, counts, batch_size=8))
+            results.append(evaluate(scorers, sequences, counts, batch_size=8, with_coverage=True))
     assert results[2] == results[3]
     assert results[2]["model"]["mrr"] == pytest.approx(alone["model"]["mrr"])
     assert results[2]["model"]["intervals"] == alone["model"]["intervals"]
     assert results[2]["cold_targets"] == alone["cold_targets"]
-    assert [group["num_users"] for group in results[2]["by_popularity"]] == [
-        group["num_users"] for group in alone["by_popularity"]
-    ]
-    sizes = [len(ranks["model"]) for _, ranks in parts]
+    for k in (1, 5, 10, 20):
+        shares = [results[process]["model"][f"coverage@{k}"] for process in range(2)]
+        assert max(shares) < results[2]["model"][f"coverage@{k}"] == alone["model"][f"coverage@{k}"]
+    for name in ("by_popularity", "by_history_length"):
+        assert [group["num_users"] for group in results[2][name]] == [group["num_users"] for group in alone[name]]
+    sizes = [sum(map(len, part.ranks["model"])) for part in parts]
     assert sum(sizes) == len(sequences)
     assert min(sizes) >= 24
 

@@ -102,6 +102,7 @@ def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_ag
     assert "# BERT4Rec on a ring\n" in card
     assert "python examples/04_reproduce.py ring.json --data_dir LOGS --output_dir RUNS\n" in card
     assert "### popularity-100, test" in card
+    assert "## Coverage of the catalogue\n\nUnder full-catalogue, test." in card
     assert "| mean ± standard deviation |" in card
     facts = json.loads((tmp_path / "cards" / "ring.json").read_text())
     assert facts["recipe"] == row

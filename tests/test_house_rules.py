@@ -20,7 +20,7 @@ LEVELS = (
     {"token_pairs", "sharded_items", "cpu_parallelism", "ranking_metric"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
-    | {"error_text", "whole_file", "energy", "batching", "item_index"},
+    | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index"},
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},

@@ -12,8 +12,11 @@ from hf_bert4rec.metrics import (
     coverage,
     difference_intervals,
     mean_popularity_rank,
+    metrics_by_history_length,
     metrics_by_popularity,
+    note_places,
     ranking_metrics,
+    unlisted,
 )
 
 
@@ -129,8 +132,23 @@ def test_wrong_options_of_the_bootstrap_are_named(options, message):
 
 def test_coverage_is_the_share_of_items_in_anybodys_list():
     lists = np.array([[5, 6, 7], [5, 7, -1]])
-    assert coverage(lists, num_items=10, k=3) == 3 / 10
-    assert coverage(lists, num_items=10, k=1) == 1 / 10
+    best_places = unlisted(11)
+    note_places(best_places, lists)
+    assert coverage(best_places, num_items=10, ks=(1, 2, 3)) == {
+        "coverage@1": 1 / 10, "coverage@2": 3 / 10, "coverage@3": 3 / 10,
+    }  # fmt: skip
+    assert coverage(unlisted(11), num_items=10, ks=(3,)) == {"coverage@3": 0}
+
+
+def test_coverage_is_the_same_in_whatever_parts_the_lists_come():
+    lists = np.random.default_rng(0).integers(0, 400, (90, 20))
+    whole, parts = unlisted(400), unlisted(400)
+    note_places(whole, lists)
+    for part in (lists[60:], lists[:7], lists[7:60]):
+        note_places(parts, part)
+    assert whole.tolist() == parts.tolist()
+    naive = {f"coverage@{k}": len(set(lists[:, :k].ravel().tolist())) / 400 for k in (1, 5, 10, 20)}
+    assert coverage(parts, num_items=400) == naive
 
 
 def test_the_popularity_rank_is_averaged_over_all_that_was_listed():
@@ -142,11 +160,15 @@ def test_the_popularity_rank_is_averaged_over_all_that_was_listed():
 
 def test_wrong_lists_are_named():
     with pytest.raises(ValueError, match="Lists have shape"):
-        coverage(np.array([1, 2]), num_items=3, k=1)
+        mean_popularity_rank(np.array([1, 2]), np.array([1, 1, 1]), k=1)
     with pytest.raises(ValueError, match="k is 3"):
-        coverage(np.array([[1, 2]]), num_items=3, k=3)
+        mean_popularity_rank(np.array([[1, 2]]), np.array([1, 1, 1]), k=3)
+    best_places = unlisted(3)
+    note_places(best_places, np.array([[1, 2]]))
     with pytest.raises(ValueError, match="2 distinct items, but num_items is 1"):
-        coverage(np.array([[1, 2]]), num_items=1, k=2)
+        coverage(best_places, num_items=1, ks=(1, 2))
+    with pytest.raises(ValueError, match="give whole numbers of at least 1"):
+        coverage(best_places, num_items=2, ks=(0,))
     with pytest.raises(ValueError, match="lists are empty"):
         mean_popularity_rank(np.array([[-1]]), np.array([1]), k=1)
 
@@ -201,6 +223,17 @@ def test_the_groups_make_up_the_whole_and_their_intervals_are_those_of_their_use
     found = next(group for group in groups if group["training_events"] == [30, 99])["model"]["intervals"]
     expected = bootstrap_intervals(ranks[inside], (5,), seed=3)
     assert found == {name: expected[name] for name in ("recall@5", "ndcg@5")}
+
+
+def test_users_are_grouped_by_the_length_of_their_history_in_the_same_groups():
+    lengths, ranks = np.array([4, 2000, 9, 31, 12]), {"model": np.array([0, 12, 3, 9, 10])}
+    groups = metrics_by_history_length(ranks, lengths)
+    assert [(group["history_events"], group["num_users"], group["model"]["recall@10"]) for group in groups] == [
+        ([3, 9], 2, 1), ([10, 29], 1, 0), ([30, 99], 1, 1), ([1000, 2999], 1, 0),
+    ]  # fmt: skip
+    assert groups[0]["model"]["ndcg@10"] == pytest.approx((1 + 1 / math.log2(5)) / 2)
+    same = metrics_by_popularity(ranks, lengths)
+    assert [{"history_events": group.pop("training_events"), **group} for group in same] == groups
 
 
 def test_ranks_without_a_target_are_refused():

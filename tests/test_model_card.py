@@ -26,7 +26,7 @@ def world(tmp_path_factory):
     for name, options in {"run": {}, "seed7": {"seed": 7}, "paper": {"recipe": "paper", "seed": 8}}.items():
         train(data, folder / name, **TINY, **options)
         for protocol in ("full-catalogue", "unfiltered"):
-            found = evaluate_run(folder / name, data, protocol=protocol)
+            found = evaluate_run(folder / name, data, protocol=protocol, with_coverage=True)
             (folder / f"{name}-{protocol}.json").write_text(json.dumps(found))
     other = prepare(log.assign(user_id="x" + log.user_id), folder / "other")
     (folder / "other.json").write_text(json.dumps(evaluate_run(folder / "run", other)))
@@ -92,13 +92,35 @@ def test_published_figures_stand_beside_those_of_the_same_events(world, metrics,
     assert "popularity" not in text  # that is measured, not published
 
 
-def test_recall_by_popularity_has_a_row_for_each_group(world, metrics, tmp_path):
-    text = section(
-        card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md"), "Recall by popularity of the target"
-    )
-    for group in metrics["by_popularity"]:
-        assert f"| {group['training_events'][0]}–{group['training_events'][1]} | {group['num_users']} |" in text
+BREAKDOWNS = {
+    "by_popularity": ("training_events", "Recall by popularity of the target"),
+    "by_history_length": ("history_events", "Recall by length of the history"),
+}
+
+
+@pytest.mark.parametrize("breakdown", BREAKDOWNS)
+def test_a_breakdown_has_a_row_for_each_group(world, metrics, tmp_path, breakdown):
+    edges, heading = BREAKDOWNS[breakdown]
+    text = section(card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md"), heading)
+    assert "Under" not in text
+    for group in metrics[breakdown]:
+        assert f"| {group[edges][0]}–{group[edges][1]} | {group['num_users']} |" in text
         assert f"| {group['model']['recall@10']:.4f} [" in text
+    del metrics[breakdown]
+    (tmp_path / "less.json").write_text(json.dumps(metrics))
+    files = [tmp_path / "less.json", world / "run-unfiltered.json"]
+    write_model_card(world / "run", files, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert "Under unfiltered, test.\n" in section(text, heading)  # the file that tells more
+    assert "older version" not in text
+
+
+def test_coverage_has_a_row_for_each_scorer(world, metrics, tmp_path):
+    text = section(card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md"), "Coverage of the catalogue")
+    assert "| first 1 | first 5 | first 10 | first 20 |" in text
+    for name, words in (("model", "**BERT4Rec**"), ("popularity", "popularity"), ("markov", "Markov counts")):
+        shares = " | ".join(f"{metrics[name][f'coverage@{k}']:.1%}" for k in (1, 5, 10, 20))
+        assert f"| {words} | {shares} |" in text
 
 
 def test_the_training_section_is_the_record(world, tmp_path):
@@ -230,7 +252,8 @@ def rare(metrics, edges, recall):
 def test_by_default_the_card_is_the_readme_of_the_run_with_its_pictures(world):
     pytest.importorskip("matplotlib")
     written = write_model_card(world / "run", [world / "run-full-catalogue.json"])
-    assert [path.name for path in written] == ["README.md", "validation.png", "popularity.png"]
+    pictures = ["validation.png", "cutoffs.png", "popularity.png", "history.png", "coverage.png"]
+    assert [path.name for path in written] == ["README.md", *pictures]
     text = written[0].read_text()
     for picture in written[1:]:
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -244,7 +267,8 @@ def test_by_default_the_card_is_the_readme_of_the_run_with_its_pictures(world):
 def test_pictures_of_cards_in_one_folder_have_names_of_their_own(world, tmp_path):
     pytest.importorskip("matplotlib")
     written = write_model_card(world / "run", [world / "run-full-catalogue.json"], tmp_path / "films.md")
-    assert [path.name for path in written] == ["films.md", "films-validation.png", "films-popularity.png"]
+    names = ("validation", "cutoffs", "popularity", "history", "coverage")
+    assert [path.name for path in written] == ["films.md", *(f"films-{name}.png" for name in names)]
 
 
 def test_without_matplotlib_the_card_has_its_tables_and_says_so(world, tmp_path, monkeypatch):
@@ -252,28 +276,21 @@ def test_without_matplotlib_the_card_has_its_tables_and_says_so(world, tmp_path,
     text = card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md")
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
     assert "This card has no pictures. Plots need matplotlib: pip install 'hf_bert4rec[plots]'" in text
-    assert "| training events | users |" in text
+    assert "| training events of the target | users |" in text
     assert ".png" not in text
 
 
 def test_a_run_and_metrics_of_an_older_version_make_a_card_that_says_what_is_missing(world, metrics, tmp_path):
     run = shutil.copytree(world / "run", tmp_path / "run")
     record = json.loads((run / "run.json").read_text())
-    for name in (
-        "commands",
-        "options",
-        "seed",
-        "data_hash",
-        "num_parameters",
-        "wall_seconds",
-        "cpu_seconds",
-        "sessions",
-        "hardware",
-    ):
+    counted = ("wall_seconds", "cpu_seconds", "sessions", "hardware")
+    for name in ("commands", "options", "seed", "data_hash", "num_parameters", *counted):
         del record[name]
     (run / "run.json").write_text(json.dumps(record))
-    for name in ("run", "data_hash", "by_popularity"):
+    for name in ("run", "data_hash", "by_popularity", "by_history_length"):
         del metrics[name]
+    for scorer in ("model", "popularity", "markov"):
+        metrics[scorer] = {name: value for name, value in metrics[scorer].items() if not name.startswith("coverage")}
     (tmp_path / "old.json").write_text(json.dumps(metrics))
     write_model_card(run, [tmp_path / "old.json"], tmp_path / "card.md")
     text = (tmp_path / "card.md").read_text()
@@ -281,9 +298,11 @@ def test_a_run_and_metrics_of_an_older_version_make_a_card_that_says_what_is_mis
         "which did not record: the exact commands; a hash of the data; the time that training took; the machine; the number of"
         in text
     )
-    assert "whether the metrics are those of these weights; recall by the popularity of the target." in text
+    assert (
+        "those of these weights; recall by the popularity of the target; recall by the length of the history." in text
+    )
     assert f"{metrics['model']['ndcg@10']:.4f}" in text
-    for absent in ("## Recall by popularity", "```bash", "SHA-256", "None"):
+    for absent in ("## Recall by", "## Coverage", "```bash", "SHA-256", "None"):
         assert absent not in text
     new = card_of(world, "run-full-catalogue", output_file=tmp_path / "new.md")
     assert "older version" not in new and "sums are rounded in another order" in new
@@ -371,13 +390,8 @@ def test_a_model_of_both_objectives_keeps_its_name_whatever_its_reading(world, t
 def test_the_card_of_a_continued_model_names_what_it_was(world, tmp_path, name, base_model):
     shutil.copytree(world / "run", tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    record["start"] = {
-        "model": name,
-        "hub_model": base_model,
-        "num_known_items": 1010,
-        "num_new_items": 2,
-        "num_retired_items": 3,
-    }
+    record["start"] = {"model": name, "hub_model": base_model}
+    record["start"] |= {"num_known_items": 1010, "num_new_items": 2, "num_retired_items": 3}
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     file, *_ = write_model_card(tmp_path / "run", [world / "run-full-catalogue.json"])
     assert f"| continued from | {name}; items: 1,010 known, 2 new, 3 retired |" in section(
