@@ -47,7 +47,7 @@ def main():
         model,
         arguments,
         data_collator=DataCollatorForCloze(max_length=length, vocab_size=model.config.vocab_size),
-        train_dataset=TrainingSequences(data, max_length=length, batch_size=256),
+        train_dataset=TrainingSequences(data, max_length=length),
     )
     trainer.train()
     ndcg = compare(model, data, split="validation")["model"]["ndcg@10"]  # all processes score every user together

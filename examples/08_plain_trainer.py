@@ -50,7 +50,7 @@ def main():
         Bert4RecForMaskedLM(config),
         arguments,
         data_collator=DataCollatorForCloze(max_length=config.max_position_embeddings),
-        train_dataset=TrainingSequences(data, max_length=config.max_position_embeddings, batch_size=128),
+        train_dataset=TrainingSequences(data, max_length=config.max_position_embeddings),
         eval_dataset=EvaluationSequences(data, split="validation"),
         preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
         compute_metrics=ranking.compute_metrics,

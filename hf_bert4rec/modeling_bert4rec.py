@@ -34,7 +34,8 @@ from .dropout import draw_dropout_from_bits
 from .event_window import event_mask, event_positions, is_padded_on_the_right, kept_events, previous_events
 from .item_embeddings import Bert4RecEmbeddings
 from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
-from .pruned_layer import can_be_taken_apart, layer_at_positions
+from .pruned_layer import can_be_taken_apart, layer_at_positions, wants_all_positions
+from .row_parts import can_be_read_in_parts, states_in_parts
 
 
 class Bert4RecPreTrainedModel(PreTrainedModel):
@@ -132,8 +133,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 Item vectors instead of `input_ids`.
             positions_to_keep (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
                 Where an output is needed. Wherever it can, the last block computes and returns no other.
-            is_causal (`bool`, *optional*, defaults to `config.is_decoder`):
-                Whether an event sees itself and older events only.
+            is_causal (`bool`, *optional*, defaults to `config.is_decoder`): Whether an event sees itself and older ones only.
 
         Returns:
             [`BaseModelOutput`] with `last_hidden_state` of shape `(batch_size, sequence_length, hidden_size)`, or, where
@@ -201,13 +201,9 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
 
     def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
         """Whether the last block can be cut to some positions without anybody missing the others."""
-        wants_all = any(
-            kwargs.get(name, getattr(self.config, name, False))
-            for name in ("output_attentions", "output_hidden_states")
-        )
         # Without a mask a causal kernel would take the chosen queries for the oldest ones; a compiler needs fixed shapes.
         return not (
-            wants_all
+            wants_all_positions(self.config, kwargs)
             or self.config._attn_implementation not in ("sdpa", "eager", CPU_BF16)
             or (kwargs.get("is_causal") and attention_mask is None)
             or torch.compiler.is_compiling()
@@ -307,13 +303,16 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         )
         return MaskedLMOutput(loss, self.cls.predictions.decoder(vectors), outputs.hidden_states, outputs.attentions)
 
-    def _encode(self, positions: torch.Tensor | None, *, prunes: bool = True, **inputs):
+    def _encode(self, positions: torch.Tensor | None, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
+        if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
+            return BaseModelOutput(), states_in_parts(self._encode_at_once, positions, **inputs)
+        return self._encode_at_once(positions, **inputs)
+
+    def _encode_at_once(self, positions: torch.Tensor | None, *, prunes: bool = True, **inputs):
         outputs = self.bert4rec(**inputs, positions_to_keep=positions if prunes else None)
-        hidden_states = outputs.last_hidden_state
-        if positions is not None and hidden_states.ndim == 3:
-            hidden_states = hidden_states[positions]  # (batch, length, hidden) -> (kept, hidden)
-        return outputs, hidden_states
+        states = outputs.last_hidden_state
+        return outputs, states if positions is None or states.ndim == 2 else states[positions]  # (kept, hidden)
 
     def _item_vectors(self, positions: torch.Tensor | None, **inputs) -> tuple[BaseModelOutput, torch.Tensor]:
         """The encoder's output, and the vectors whose products with the item embeddings are the scores at the positions."""

@@ -7,8 +7,11 @@ elsewhere is never read: leaving it out saves about a third of a training step.
 *Source:* the parts of `transformers.models.bert` and `transformers.models.roberta_prelayernorm`, called as they are.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormLayer
 
@@ -17,6 +20,13 @@ def can_be_taken_apart(layer: nn.Module) -> bool:
     """Whether nothing acts on the block as a whole, as FSDP, device maps and hooks of users do."""
     is_plain = isinstance(layer, (BertLayer, RobertaPreLayerNormLayer))
     return is_plain and not layer._forward_pre_hooks and not hasattr(layer, "_hf_hook")
+
+
+def wants_all_positions(config: PreTrainedConfig, kwargs: dict[str, Any]) -> bool:
+    """Whether a call asks for attentions or hidden states, which are those of all positions."""
+    return any(
+        kwargs.get(name, getattr(config, name, False)) for name in ("output_attentions", "output_hidden_states")
+    )
 
 
 def layer_at_positions(

@@ -22,9 +22,6 @@ from .randomness import uniform
 if TYPE_CHECKING:
     from .interactions import InteractionData
 
-# Rows are sorted by length within groups of this many batches: long enough that a batch holds like lengths, short enough
-# that the groups, drawn anew each epoch, keep the order random.
-BATCHES_PER_GROUP = 32
 # Users whose training events are copied at a time.
 USERS_AT_ONCE = 1 << 14
 
@@ -36,7 +33,6 @@ class TrainingSequences(torch.utils.data.Dataset):
     Args:
         data ([`InteractionData`]): The prepared log.
         max_length (`int`): Events of a window (the model's `max_position_embeddings`).
-        batch_size (`int`): Rows of one optimiser step, over all processes and accumulation steps.
         window (`str`, *optional*, defaults to `"random"`):
             Which events of a longer history: a `"random"` window each epoch, or the `"newest"`.
         length_multiple (`int`, *optional*, defaults to 1):
@@ -53,7 +49,6 @@ class TrainingSequences(torch.utils.data.Dataset):
         data: InteractionData,
         *,
         max_length: int,
-        batch_size: int,
         window: str = "random",
         length_multiple: int = 1,
         seed: int = 0,
@@ -64,7 +59,7 @@ class TrainingSequences(torch.utils.data.Dataset):
         if not len(self.users):
             raise ValueError("No history has an event to train on; prepare the log with weaker filters.")
         self.data, self.max_length = data, max_length
-        self.batch_size, self.window, self.seed = batch_size, window, seed
+        self.window, self.seed = window, seed
         self.num_rows = -(-len(self.users) // length_multiple) * length_multiple
         self.set_epoch(0)
 
@@ -79,17 +74,7 @@ class TrainingSequences(torch.utils.data.Dataset):
         else:
             self.window_start = num_windows - 1
         self.window_length = np.minimum(num_events, self.max_length)
-        self.order = self._length_grouped_order()
-
-    def _length_grouped_order(self) -> np.ndarray:
-        """A random order of the rows in which the rows of one batch are of like length; a partial batch comes last."""
-        rows = np.argsort(uniform("order", self.seed, self.epoch, self.users), kind="stable")
-        group = np.arange(len(rows)) // (self.batch_size * BATCHES_PER_GROUP)
-        rows = rows[np.lexsort((self.window_length[rows], group))]
-        num_batches = len(rows) // self.batch_size
-        whole, rest = np.split(rows, [num_batches * self.batch_size])
-        shuffled = np.argsort(uniform("batches", self.seed, self.epoch, np.arange(num_batches)), kind="stable")
-        return np.concatenate([whole.reshape(num_batches, self.batch_size)[shuffled].reshape(-1), rest])
+        self.order = np.argsort(uniform("order", self.seed, self.epoch, self.users), kind="stable")
 
     def __len__(self) -> int:
         return self.num_rows

@@ -289,10 +289,10 @@ class _Run:
         self.readings: dict[str, float] = {}
         self.collator = _collator(chosen, data.num_items, arguments.seed)
         rows_at_once = arguments.train_batch_size * arguments.world_size
+        self.rows_per_step = rows_at_once * arguments.gradient_accumulation_steps
         self.sequences = TrainingSequences(
             data,
             max_length=self.config.max_position_embeddings,
-            batch_size=rows_at_once * arguments.gradient_accumulation_steps,
             window=self.options.window,
             length_multiple=rows_at_once if arguments.world_size > 1 else 1,
             seed=arguments.seed,
@@ -306,7 +306,7 @@ class _Run:
         if "per_device_eval_batch_size" not in given:
             users_at_once = max(1, SCORES_AT_ONCE // self.config.vocab_size)
             arguments.per_device_eval_batch_size = min(arguments.per_device_eval_batch_size, users_at_once)
-        steps_per_epoch = -(-len(self.sequences) // self.sequences.batch_size)
+        steps_per_epoch = -(-len(self.sequences) // self.rows_per_step)
         total = arguments.max_steps if arguments.max_steps > 0 else steps_per_epoch * arguments.num_train_epochs
         every = max(steps_per_epoch, int(total) // NUM_EVALUATIONS)
         if not self.has_validation:

@@ -21,7 +21,15 @@ LEVELS = (
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
     | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index"},
-    {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"},
+    {
+        "item_embeddings",
+        "row_parts",
+        "next_item_ranking",
+        "cpu_attention",
+        "sampled_losses",
+        "sequences",
+        "data_collator",
+    },
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "modeling_bert4rec_classification", "ranking_graph"}

@@ -43,7 +43,7 @@ def interaction_data(lengths, global_time=False):
 
 
 def training_sequences(lengths, **options):
-    return TrainingSequences(interaction_data(lengths), **{"max_length": 10, "batch_size": 4} | options)
+    return TrainingSequences(interaction_data(lengths), **{"max_length": 10} | options)
 
 
 def rows_of(sequences):
@@ -53,9 +53,9 @@ def rows_of(sequences):
 LENGTHS = np.random.default_rng(0).integers(1, 60, 101)
 
 
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 9), st.integers(1, 9), st.integers(0, 3))
-def test_every_user_comes_once_in_every_epoch(lengths, batch_size, length_multiple, epoch):
-    sequences = training_sequences(lengths, batch_size=batch_size, length_multiple=length_multiple)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.integers(1, 9), st.integers(0, 3))
+def test_every_user_comes_once_in_every_epoch(lengths, length_multiple, epoch):
+    sequences = training_sequences(lengths, length_multiple=length_multiple)
     sequences.set_epoch(epoch)
     num_rows = -(-len(lengths) // length_multiple) * length_multiple
     assert len(sequences) == num_rows
@@ -67,7 +67,7 @@ def test_every_user_comes_once_in_every_epoch(lengths, batch_size, length_multip
 def test_users_without_training_events_are_left_out():
     data = interaction_data([3, 5, 4, 2])
     data.train_end[1] = 0
-    sequences = TrainingSequences(data, max_length=10, batch_size=2)
+    sequences = TrainingSequences(data, max_length=10)
     assert sorted(rows_of(sequences)) == [0, 2, 3]
 
 
@@ -82,26 +82,18 @@ def test_the_order_changes_with_epoch_and_seed_and_nothing_else():
     assert first == rows_of(sequences)
 
 
-@pytest.mark.parametrize("batch_size", [4, 8])
-def test_the_rows_of_a_batch_are_of_like_length_and_the_partial_batch_is_last(batch_size):
-    sequences = training_sequences(LENGTHS, batch_size=batch_size, max_length=60)
-    lengths = np.array([len(sequences[index]["input_ids"]) for index in range(len(sequences))])
-    whole = lengths[: len(lengths) // batch_size * batch_size].reshape(-1, batch_size)
-    assert np.ptp(whole, axis=1).mean() < 0.25 * np.mean([np.ptp(lengths[i::25]) for i in range(25)])
-    # Not sorted as a whole: the first batches are not the short ones.
-    means = whole.mean(1)
-    assert (np.diff(means) < 0).any() and (np.diff(means) > 0).any()
-    assert len(lengths) % batch_size == 101 % batch_size
-
-
-def test_the_batch_size_decides_which_rows_come_together():
-    assert rows_of(training_sequences(LENGTHS, batch_size=4)) != rows_of(training_sequences(LENGTHS, batch_size=16))
+def test_users_of_all_lengths_come_together():
+    # The mean length of a batch of rows drawn at random lies within a few standard errors of the mean of all.
+    sequences = training_sequences(LENGTHS, max_length=60)
+    lengths = np.array([len(sequences[index]["input_ids"]) for index in range(100)])
+    means = lengths.reshape(-1, 10).mean(1)
+    assert abs(means.std() / (lengths.std() / np.sqrt(10)) - 1) < 0.5
 
 
 @pytest.mark.parametrize("num_processes", [2, 3])
 def test_the_order_does_not_depend_on_how_a_step_is_split_among_processes(num_processes):
-    one = training_sequences(LENGTHS, batch_size=12)
-    several = training_sequences(LENGTHS, batch_size=12, length_multiple=num_processes * 2)
+    one = training_sequences(LENGTHS)
+    several = training_sequences(LENGTHS, length_multiple=num_processes * 2)
     assert len(several) % (num_processes * 2) == 0
     assert rows_of(several)[: len(one)] == rows_of(one)
 
@@ -110,7 +102,7 @@ def test_the_order_does_not_depend_on_how_a_step_is_split_among_processes(num_pr
 @pytest.mark.parametrize("window", ["random", "newest"])
 def test_windows_are_runs_of_the_training_part_and_never_of_what_is_held_out(window, global_time):
     data = interaction_data(LENGTHS, global_time)
-    sequences = TrainingSequences(data, max_length=10, batch_size=4, window=window)
+    sequences = TrainingSequences(data, max_length=10, window=window)
     for epoch in range(5):
         sequences.set_epoch(epoch)
         for index in range(len(sequences)):
@@ -144,7 +136,7 @@ def test_random_windows_move_with_epoch_and_seed_and_reach_every_event_equally()
 
 
 def test_a_row_is_windowed_alike_whatever_the_other_options():
-    one, other = training_sequences([40] * 9), training_sequences([40] * 9, batch_size=3, length_multiple=4)
+    one, other = training_sequences([40] * 9), training_sequences([40] * 9, length_multiple=4)
     windows = {row["row"]: row["input_ids"].tolist() for row in map(one.__getitem__, range(9))}
     assert windows == {row["row"]: row["input_ids"].tolist() for row in map(other.__getitem__, range(9))}
 
@@ -187,7 +179,7 @@ def test_prepared_data_give_the_histories_of_the_log(interaction_log, tmp_path):
     def items(tokens):
         return data.item_ids.take(tokens - FIRST_ITEM_TOKEN).to_pylist()
 
-    for row in TrainingSequences(data, max_length=4, batch_size=3, window="newest"):
+    for row in TrainingSequences(data, max_length=4, window="newest"):
         assert items(row["input_ids"]) == ring(row["row"], 1, 5)
     for split, place in (("validation", 5), ("test", 6)):
         for row in EvaluationSequences(data, split=split):
@@ -219,7 +211,7 @@ def test_unknown_options_and_data_without_rows_are_refused():
     data = interaction_data([3, 4])
     data.train_end[:] = 0
     with pytest.raises(ValueError, match="No history has an event to train on"):
-        TrainingSequences(data, max_length=10, batch_size=4)
+        TrainingSequences(data, max_length=10)
     with pytest.raises(ValueError, match="The split is 'train'; choose 'validation' or 'test'"):
         EvaluationSequences(data, split="train")
     with pytest.raises(ValueError, match="No user has a test target"):

@@ -139,7 +139,7 @@ def train_with_trainer(model, data, output_dir, parallelism=None):
         model,
         TrainingArguments(str(output_dir), parallelism_config=parallelism, **TRAINING),
         data_collator=collate,
-        train_dataset=TrainingSequences(data, max_length=12, batch_size=16),
+        train_dataset=TrainingSequences(data, max_length=12),
         eval_dataset=EvaluationSequences(data, split="validation"),
         compute_metrics=ranking.compute_metrics,
         preprocess_logits_for_metrics=ranking.preprocess_logits_for_metrics,
