@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo bench test lint format coverage build clean
+.PHONY: help install demo bench test lint format coverage docs build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -43,8 +43,12 @@ coverage: $(STAMP) ## run the tests and list the lines that none of them reached
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage report
 
-build: $(STAMP) ## build the wheel into dist/
-	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+docs: $(STAMP) ## write the page of options anew from the parser
+	$(BIN)/python docs/write_options.py
+
+build: $(STAMP) ## build wheel and source distribution into dist/, and check them as the package index would
+	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
 
 clean: ## delete build outputs and caches; .venv stays
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis .coverage htmlcov

@@ -58,6 +58,7 @@ FIXED_ARGUMENTS = {
     "remove_unused_columns": False,
     "batch_eval_metrics": True,
     "label_names": ["labels", "seen_items"],
+    "fsdp": None,  # ignored on CPUs; elsewhere refused: input and head share parameters
 }
 # Answered here: a run goes to the Hub when it is whole, where `Trainer` would send its unfinished folder.
 HUB_ARGUMENTS = {
@@ -224,7 +225,7 @@ def _sorted_options(options: dict[str, Any], start: StartModel | None = None) ->
     for name, value in FIXED_ARGUMENTS.items():
         if chosen[TrainingArguments].get(name, value) != value:
             found = chosen[TrainingArguments][name]
-            raise ValueError(f"{name} is {found!r}, but order, masks and metrics need {value!r}; leave it out.")
+            raise ValueError(f"{name} is {found!r}, but order, metrics or weights need {value!r}; leave it out.")
     return chosen
 
 

@@ -27,7 +27,7 @@ from hf_bert4rec.cli import main
 from hf_bert4rec.ranking import top_k_items
 from hf_bert4rec.scoring import ModelScorer
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text("utf-8")
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "09_deployment.md").read_text("utf-8")
 NUM_ITEMS, WINDOW = 10, 6
 MODERN = {"reading": "both", "norm_position": "pre", "position_origin": "newest", "scale_embedding": True}
 
@@ -143,9 +143,9 @@ def test_a_torch_export_needs_nothing_of_ours_and_nothing_of_transformers(export
     np.testing.assert_allclose(json.loads(found), expected, atol=1e-4)
 
 
-def test_the_lines_of_the_readme_rank_with_an_onnx_export_and_nothing_of_ours(onnx_exports, tmp_path):
+def test_the_lines_of_the_docs_rank_with_an_onnx_export_and_nothing_of_ours(onnx_exports, tmp_path):
     model, folder = onnx_exports
-    blocks = re.findall(r"^```py\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```py\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (lines,) = (block for block in blocks if "onnxruntime" in block)
     known = lines.replace('("f001", "f002")', "(103, 107)")
     assert known != lines

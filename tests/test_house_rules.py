@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("hf_bert4rec", "tests", "examples", "benchmarks")
+FOLDERS = ("hf_bert4rec", "tests", "examples", "benchmarks", "docs")
 SOURCES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 

@@ -252,9 +252,10 @@ def test_a_misspelt_option_names_the_closest_one(data, tmp_path):
         train(data, tmp_path / "run", mlm_probabilty=0.3)
 
 
-def test_an_option_that_would_break_order_or_metrics_is_refused(data, tmp_path):
-    with pytest.raises(ValueError, match="train_sampling_strategy is 'random', but order, masks and metrics need"):
-        train(data, tmp_path / "run", train_sampling_strategy="random")
+@pytest.mark.parametrize(("name", "value"), [("train_sampling_strategy", "random"), ("fsdp", "full_shard")])
+def test_an_option_that_would_break_a_run_is_refused(data, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name} is '{value}', but order, metrics or weights need"):
+        train(data, tmp_path / "run", **{name: value})
 
 
 def test_options_of_a_log_are_refused_for_prepared_data(data, tmp_path):

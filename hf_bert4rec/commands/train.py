@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from typing import Any
 
 from transformers import TrainingArguments
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     fields = option_fields()
     add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=RECIPES["default"])
     add_options(parser, StartOptions, fields[StartOptions], title="start")
-    add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences")
+    add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences", defaults=RECIPES["default"])
     add_options(
         parser,
         TrainingArguments,
@@ -43,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 def run(data: str, output_dir: str, overwrite: bool, **options: Any):
     folder = train(data, output_dir, overwrite=overwrite, **options)
+    if int(os.environ.get("RANK", "0")):
+        return  # the first process reports
     record = json.loads((folder / "run.json").read_text())
     if record["best_metric"] is not None:
         metric = record["training_arguments"]["metric_for_best_model"]

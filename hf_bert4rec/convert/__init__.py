@@ -99,7 +99,7 @@ def read_model(checkpoint: str | Path) -> Converted:
                 ) from error
     raise ValueError(
         f"{checkpoint} is a checkpoint of no known project (it holds {', '.join(map(repr, sorted(map(str, content))[:5]))}); "
-        "see docs/convert.md for what is read."
+        "docs/08_other_projects.md in the repository lists what is read."
     )
 
 
