@@ -17,7 +17,7 @@ import torch
 from transformers import Pipeline
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
-from .ranking import top_k_items
+from .ranking import Scorer, top_k_items
 from .scoring import ItemSimilarity, ModelScorer
 
 DEFAULT_BATCH_SIZE = 256
@@ -78,7 +78,7 @@ class NextItemRecommendationPipeline(Pipeline):
         kwargs.pop("local_files_only", None)  # was for loading; `pipeline()` passes it on
         super().__init__(*args, **kwargs)
         self._batch_size = self._batch_size or DEFAULT_BATCH_SIZE
-        self.scorer = ModelScorer(self.model)
+        self.scorer: Scorer = ModelScorer(self.model)
 
     def _sanitize_parameters(self, unknown_items=None, top_k=None, filter_seen=None, **items):
         preprocess = {} if unknown_items is None else {"unknown_items": unknown_items}

@@ -21,7 +21,15 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperation, CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperation,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    ModelInfo,
+    SpaceInfo,
+)
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -116,14 +124,19 @@ def push_run(run: str | Path, repo_id: str, *, token: str | bool | None = None, 
     left = _left_behind(present - files.keys())
     operations: list[CommitOperation] = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
     operations += [CommitOperationDelete(name, is_folder=False) for name in left]
-    with _clear_errors(found.id, api.endpoint):
+    with clear_errors(found.id, api.endpoint):
         message = chosen.commit_message
         return api.create_commit(found.id, operations, commit_message=message, revision=chosen.revision)
 
 
 def open_repository(
-    repo_id: str, *, private: bool | None = None, revision: str | None = None, token: str | bool | None = None
-) -> ModelInfo:
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    is_space: bool = False,
+) -> ModelInfo | SpaceInfo:
     r"""
     A repository that can be pushed to, made where there is none.
 
@@ -132,23 +145,30 @@ def open_repository(
         private (`bool`, *optional*): Whether it is to be private.
         revision (`str`, *optional*): A branch, made where there is none.
         token (`str` or `bool`, *optional*): As everywhere in huggingface_hub.
+        is_space (`bool`, *optional*, defaults to `False`): Whether it is a Space of Gradio rather than a model.
 
     Returns:
-        `ModelInfo`: What the Hub knows of it, its whole `id` among others.
+        `ModelInfo` or `SpaceInfo`: What the Hub knows of it, its whole `id` among others.
 
     Raises:
         ValueError: If `repo_id` is no id, or a public repository was to be private.
         OSError: If the Hub cannot be reached or refuses.
     """
     api = HfApi(token=token, library_name="hf_bert4rec")
-    with _clear_errors(repo_id, api.endpoint):
+    repo_type, space_sdk, prefix = ("space", "gradio", "spaces/") if is_space else (None, None, "")
+    with clear_errors(f"{prefix}{repo_id}", api.endpoint):
         validate_repo_id(repo_id)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        made = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, space_sdk=space_sdk)
+        repo_id = made.repo_id
         if revision is not None:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        found = api.model_info(repo_id, revision=revision)
+            api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
+        found: ModelInfo | SpaceInfo
+        find = api.space_info if is_space else api.model_info
+        found = find(repo_id, revision=revision)
     if private and not found.private:
-        raise ValueError(f"{repo_id} exists and is public; make it private in its settings, or push without private.")
+        raise ValueError(
+            f"{prefix}{repo_id} exists and is public; make it private in its settings, or push without private."
+        )
     return found
 
 
@@ -274,7 +294,7 @@ def _json(value: Any) -> bytes:
 
 
 @contextmanager
-def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
+def clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
     """What the Hub's client raises, in one line that says what to do."""
     remedy = "log in with `hf auth login`, or set HF_TOKEN to a token with write access"
     try:
@@ -298,4 +318,4 @@ def _clear_errors(repo_id: str, endpoint: str) -> Iterator[None]:
         ) from error
 
 
-__all__ = ["PushOptions", "card_of_repository", "hub_files", "open_repository", "push_run"]
+__all__ = ["PushOptions", "card_of_repository", "clear_errors", "hub_files", "open_repository", "push_run"]

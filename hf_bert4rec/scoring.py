@@ -1,6 +1,6 @@
 """
 A trained model as a scorer: histories of tokens in, scores of any slice of the catalogue out. One scorer ranks by what the
-model expects next, the other by what is like the newest item.
+model expects next, the other by what is like the newest item; a third shifts either towards popular or rare items.
 
 *Source:* item-to-item similarity by the cosine of embeddings as in Barkan & Koenigstein, "Item2Vec" (MLSP 2016).
 """
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .ranking import Scorer
 from .sharded_items import is_sharded, sharded_scores
 
 # Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64.
@@ -115,3 +117,41 @@ class ItemSimilarity:
             return vectors @ normalize(weight[start:stop].float()).T
 
         return score_items
+
+
+class RarityScorer:
+    r"""
+    Another scorer's scores, shifted towards rare items, or popular ones where `strength` is negative.
+
+    `strength * ln(place)` is added to the score of each item. Its place in the vocabulary, 1 for the most popular item, is
+    all that a saved model knows of popularity; where [`prepare`] did not order the vocabulary the shift means nothing. By
+    Zipf's law the most popular item is `place` times as frequent as the item at a place: with a strength of 1 items are
+    then ranked by how much likelier a history makes them than they are at large.
+
+    Args:
+        scorer ([`ranking.Scorer`]): Whose scores; log-probabilities but for a constant, as those of [`ModelScorer`] are.
+        strength (`float`): 0 changes nothing.
+
+    Example:
+        >>> import numpy as np
+        >>> from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+        >>> scorer = ModelScorer(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=103)))
+        >>> history = [np.array([5, 9])]
+        >>> shift = RarityScorer(scorer, 2.0)(None, history)(3, 103) - scorer(None, history)(3, 103)
+        >>> [round(shift[0, token - 3].item(), 2) for token in (3, 4, 102)]  # places 1, 2 and 100
+        [0.0, 1.39, 9.21]
+    """
+
+    def __init__(self, scorer: Scorer, strength: float):
+        self.scorer, self.strength, self.vocab_size = scorer, strength, scorer.vocab_size
+
+    def __call__(self, user_ids: list[Any] | None, histories: list[np.ndarray]) -> Callable[[int, int], torch.Tensor]:
+        """`score_items(start, stop)` gives float32 scores of shape `(num_histories, stop - start)`."""
+        score_items = self.scorer(user_ids, histories)
+
+        def shifted(start: int, stop: int) -> torch.Tensor:
+            scores = score_items(start, stop)
+            places = torch.arange(start, stop, device=scores.device) - FIRST_ITEM_TOKEN + 1
+            return scores + self.strength * places.clamp(min=1).log()  # special tokens are never listed
+
+        return shifted

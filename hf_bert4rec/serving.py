@@ -11,7 +11,6 @@ Requests that come at the same time are scored in one batch, each by its own rul
 
 import asyncio
 import contextlib
-import hmac
 import ipaddress
 import json
 import os
@@ -25,6 +24,7 @@ from .batching import BatchQueue, QueueFull
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .pipeline_recommendation import NextItemRecommendationPipeline
 from .serving_requests import BadRequest, ServingLimits, answers_type, read_request, request_model
+from .token_gate import TokenGate, check_token
 
 # What may be read without the token: that the server lives, and how it is asked.
 OPEN_PATHS = ("/health", "/docs", "/openapi.json")
@@ -44,8 +44,8 @@ def create_app(
 
     Args:
         recommender ([`NextItemRecommendationPipeline`]): Answers; used by one thread at a time.
-        token (`str`, *optional*): What requests must bear (`Authorization: Bearer TOKEN`), `/health` and the documentation
-            excepted.
+        token (`str`, *optional*): What requests must bear (`Authorization: Bearer TOKEN`, or the password of a browser),
+            `/health` and the documentation excepted.
         limits ([`ServingLimits`], *optional*): What a request may ask for.
 
     Returns:
@@ -55,8 +55,7 @@ def create_app(
         ValueError: If a package of the extra `serve` is missing, or the token cannot be sent in a header.
     """
     check_packages()
-    if token is not None and not (token.isascii() and token.isprintable() and token and " " not in token):
-        raise ValueError("The token must be ASCII text without spaces, and not empty; give another.")
+    check_token(token)
     from fastapi import FastAPI
 
     limits, metrics = limits or ServingLimits(), _Metrics()
@@ -69,7 +68,8 @@ def create_app(
             yield
 
     app = FastAPI(title="Next-item recommendation", version="1", lifespan=running, redoc_url=None)
-    app.add_middleware(_Gate, token=token, metrics=metrics)
+    app.add_middleware(TokenGate, token=token, open_paths=OPEN_PATHS)
+    app.add_middleware(_Counts, metrics=metrics)  # in front of the other: refusals count too
     _answer_errors_in_a_sentence(app)
     guards = _documented_guards(token)
     _add_recommend(app, recommender, limits, guards)
@@ -173,12 +173,11 @@ class _Metrics:
         return generate_latest(self.registry)
 
 
-class _Gate:
-    """In front of everything, what is mounted later included: asks for the token, counts and times."""
+class _Counts:
+    """In front of everything, what is mounted later included: counts and times."""
 
-    def __init__(self, app: Any, token: str | None, metrics: _Metrics):
+    def __init__(self, app: Any, metrics: _Metrics):
         self.app, self.metrics = app, metrics
-        self.token = None if token is None else token.encode()
         self.paths = {"/recommend", "/metrics", *OPEN_PATHS}  # a label for each path asked for would have no end
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
@@ -196,23 +195,11 @@ class _Gate:
         path = scope["path"] if scope["path"] in self.paths else "other"
         self.metrics.in_flight.inc()
         try:
-            await self._passed(scope)(scope, receive, send_and_note)
+            await self.app(scope, receive, send_and_note)
         finally:
             self.metrics.in_flight.dec()
             self.metrics.requests.labels(path, status).inc()
             self.metrics.seconds.labels(path).observe(time.perf_counter() - start)
-
-    def _passed(self, scope: dict[str, Any]) -> Any:
-        """The application, or a refusal."""
-        from starlette.responses import JSONResponse
-
-        if self.token is None or scope["path"] in OPEN_PATHS:
-            return self.app
-        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        if scheme.lower() == b"bearer" and hmac.compare_digest(given, self.token):
-            return self.app
-        detail = "A token is needed: send the header 'Authorization: Bearer TOKEN'."
-        return JSONResponse({"detail": detail}, 401, headers={"WWW-Authenticate": "Bearer"})
 
 
 def _answer_errors_in_a_sentence(app: Any) -> None:
@@ -244,7 +231,7 @@ def _documented_problems(problems: dict[int, str]) -> dict[int | str, dict[str, 
 
 
 def _documented_guards(token: str | None) -> list[Any]:
-    """Dependencies that let the documentation ask for the token; it is [`_Gate`] that checks it."""
+    """Dependencies that let the documentation ask for the token; it is [`TokenGate`] that checks it."""
     from fastapi import Security
     from fastapi.security import HTTPBearer
 

@@ -1,5 +1,6 @@
 """
-A small Hub on 127.0.0.1 for the real huggingface_hub client: repositories, branches, commits, files large and small, tokens.
+A small Hub on 127.0.0.1 for the real huggingface_hub client: models and Spaces (whose names begin with `spaces/`), branches,
+commits, files large and small, tokens.
 Everything is in memory; a commit is a table of all its files.
 """
 
@@ -16,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import ModelCard
 
 LARGE = 10_000  # bytes, from which on a file goes the way of large files
+NAME = "((?:spaces/)?[^/]+/[^/]+)"  # in addresses of the interface models stand in a folder of their own
+IN_API = f"/api/(?:models/|(?=spaces/)){NAME}"
 OWNERS = {"writer": "me", "stranger": "you"}  # by token
 
 
@@ -76,14 +79,14 @@ class Answers(BaseHTTPRequestHandler):
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
         ("GET", r"/api/whoami-v2", "who"),
-        ("POST", r"/api/models/([^/]+/[^/]+)/preupload/([^/]+)", "preupload"),
-        ("POST", r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", "commit"),
-        ("POST", r"/api/models/([^/]+/[^/]+)/branch/([^/]+)", "branch"),
-        ("GET", r"/api/models/([^/]+/[^/]+)/tree/([^/]+)(?:/(.+))?", "tree"),
-        ("GET", r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", "information"),
-        ("POST", r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", "large_batch"),
+        ("POST", IN_API + r"/preupload/([^/]+)", "preupload"),
+        ("POST", IN_API + r"/commit/([^/]+)", "commit"),
+        ("POST", IN_API + r"/branch/([^/]+)", "branch"),
+        ("GET", IN_API + r"/tree/([^/]+)(?:/(.+))?", "tree"),
+        ("GET", IN_API + r"(?:/revision/([^/]+))?", "information"),
+        ("POST", f"/{NAME}" + r"\.git/info/lfs/objects/batch", "large_batch"),
         ("PUT", r"/large/(\w+)", "large_file"),
-        ("GET", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "file"),
+        ("GET", f"/{NAME}" + r"/resolve/([^/]+)/(.+)", "file"),
     )
 
     def answer(self):
@@ -128,7 +131,7 @@ class Answers(BaseHTTPRequestHandler):
     def repository(self, name, writes=False):
         """The repository where the token may see it, else None, and the refusal is sent."""
         found = self.server.repositories.get(name)
-        is_own = self.owner == name.split("/")[0]
+        is_own = self.owner == name.removeprefix("spaces/").split("/")[0]
         if found is None or (found.private and not is_own):
             self.send(401 if self.owner is None else 404, {}, {"X-Error-Code": "RepoNotFound"})
         elif writes and self.owner is None:
@@ -147,6 +150,10 @@ class Answers(BaseHTTPRequestHandler):
         if owner != self.owner:
             return self.send(403, {"error": f"no rights in the namespace {owner}"})
         name = f"{owner}/{asked['name']}"
+        if asked.get("type") == "space":
+            if asked.get("sdk") != "gradio":
+                return self.send(400, {"error": "a Space needs an sdk"})
+            name = f"spaces/{name}"
         is_new = name not in self.server.repositories
         if is_new:
             repository = self.server.repositories[name] = Repository(private=asked.get("visibility") == "private")
@@ -225,7 +232,12 @@ class Answers(BaseHTTPRequestHandler):
             repository, sha = found
             files = repository.commits[sha]
             card = ModelCard(files["README.md"].decode()).data if "README.md" in files else None
-            information = {"id": name, "sha": sha, "private": repository.private, "tags": (card and card.tags) or []}
+            information = {
+                "id": name.removeprefix("spaces/"),
+                "sha": sha,
+                "private": repository.private,
+                "tags": (card and card.tags) or [],
+            }
             self.send(200, information | {"siblings": [{"rfilename": path} for path in files]})
 
     def tree(self, name, revision, folder):

@@ -20,26 +20,19 @@ LEVELS = (
     {"token_pairs", "sharded_items", "cpu_parallelism", "ranking_metric"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
-    | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index"},
-    {
-        "item_embeddings",
-        "row_parts",
-        "next_item_ranking",
-        "cpu_attention",
-        "sampled_losses",
-        "sequences",
-        "data_collator",
-    },
+    | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index", "token_gate", "web_lists"},
+    {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"}
+    | {"item_search", "row_parts"},
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "modeling_bert4rec_classification", "ranking_graph"}
-    | {"evaluation", "scoring", "rowwise_adam", "metrics_text"},
+    | {"evaluation", "scoring", "rowwise_adam", "metrics_text", "attention_rollout"},
     {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "answer_files"},
     {"run_record", "publishing", "convert", "serving_requests", "fine_tuning"},
     {"training", "serving", "web", "comparison", "card_facts"},
-    {"model_card"},
+    {"model_card", "space"},
     {"__init__"},
     {"command_options", "demo"},
     {"commands"},

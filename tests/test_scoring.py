@@ -1,12 +1,14 @@
 """A model as a scorer: the model's own scores, in any slices, for any batch, each history read once."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
 from hf_bert4rec.ranking import top_k_items
-from hf_bert4rec.scoring import ItemSimilarity, ModelScorer
+from hf_bert4rec.scoring import ItemSimilarity, ModelScorer, RarityScorer
 
 HISTORIES = [np.array([5, 9]), np.array([], dtype=np.int64), np.arange(4, 22), np.array([7])]
 
@@ -125,3 +127,32 @@ def test_similarity_is_the_cosine_of_the_vectors_that_score_in_any_slices(change
                 cosine = sum(one * other) / (sum(one * one) * sum(other * other)) ** 0.5
             assert whole[row, item].item() == pytest.approx(cosine, abs=1e-5)
     torch.testing.assert_close(score_items(9, 14), whole[:, 9:14])
+
+
+def test_rarity_shifts_every_score_by_the_logarithm_of_its_place():
+    scorer = ModelScorer(tiny_model())
+    plain = scorer(None, HISTORIES)(3, 23)
+    for strength in (-1.0, 0.0, 0.7):
+        shifted = RarityScorer(scorer, strength)(None, HISTORIES)
+        shift = torch.tensor([strength * math.log(place) for place in range(1, 21)])
+        torch.testing.assert_close(shifted(3, 23), plain + shift, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(shifted(9, 12), (plain + shift)[:, 6:9], rtol=1e-6, atol=1e-6)
+
+
+def test_of_items_that_are_as_likely_as_popular_rarity_ranks_the_likelier():
+    """By Zipf's law place p has a share of 1 / p; what a history makes three times as likely comes first at strength 1."""
+
+    class Zipf:
+        vocab_size = 13
+
+        def __call__(self, user_ids, histories):
+            shares = torch.tensor([1.0, 1.0, 1.0, *(1 / place for place in range(1, 11))])
+            shares[9] *= 3
+            return lambda start, stop: shares[None, start:stop].log()
+
+    def best(strength):
+        return top_k_items(RarityScorer(Zipf(), strength)(None, [[]]), 2, vocab_size=13)[0].tolist()
+
+    assert best(0.0) == [[3, 4]]
+    assert best(1.0)[0][0] == 9
+    assert RarityScorer(Zipf(), 1.0).vocab_size == 13

@@ -1,5 +1,6 @@
 """The real server on loopback: the pipeline's answers, shared batches, one sentence for what is wrong, an orderly end."""
 
+import base64
 import contextlib
 import http.client
 import importlib.util
@@ -21,6 +22,7 @@ from transformers import pipeline
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer
 from hf_bert4rec.serving import create_app, listen, serve
 from hf_bert4rec.serving_requests import ServingLimits
+from hf_bert4rec.token_gate import CHALLENGES
 
 for name in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(name, reason=f"serving needs {name}: pip install 'hf_bert4rec[serve]'")
@@ -308,16 +310,22 @@ def test_an_error_of_the_model_is_no_stack_trace(recommender, monkeypatch):
         assert client.metrics()['hf_bert4rec_requests_total{path="/recommend",status="500"}'] == 1
 
 
+def basic(text):
+    """The header with which a browser sends a name and a password."""
+    return "Basic " + base64.b64encode(text.encode()).decode()
+
+
 def test_health_and_the_page_need_no_token_all_else_does(recommender):
     with served(recommender, token="secret") as client:
         assert json.loads(client.ask("GET", "/health")[1]) == {"status": "ok", "num_items": 12}
         assert client.ask("GET", "/docs")[0] == 200
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}, {"Authorization": "\xff"}):
+        wrong = ("Bearer wrong", "secret", "\xff", basic("any:wrong"), basic("secret"), "Basic ?", "Digest secret")
+        for headers in ({}, *({"Authorization": text} for text in wrong)):
             for method, path in (("POST", "/recommend"), ("GET", "/metrics"), ("GET", "/mounted/later")):
                 status, text, found = client.ask(method, path, headers=headers)
-                assert (status, found["WWW-Authenticate"]) == (401, "Bearer")
+                assert (status, found.get_all("WWW-Authenticate")) == (401, list(CHALLENGES))
                 assert json.loads(text)["detail"].startswith("A token is needed")
-        for right in ("Bearer secret", "bearer secret"):
+        for right in ("Bearer secret", "bearer secret", basic("any:secret")):
             assert client.post({"history": []}, Authorization=right)[0] == 200
         assert client.ask("GET", "/metrics", headers={"Authorization": "Bearer secret"})[0] == 200
 

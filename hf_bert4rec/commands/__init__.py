@@ -23,6 +23,7 @@ from . import (
     serve,
     similar,
     train,
+    web,
 )
 
 COMMANDS: dict[str, ModuleType] = {
@@ -38,5 +39,6 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "export": export,
     "serve": serve,
+    "web": web,
     "demo": demo,
 }
