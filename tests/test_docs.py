@@ -36,7 +36,10 @@ RUNS = {
     "docs/09_deployment.md": [(EVERY, "data run histories.jsonl")],
     "docs/10_hub.md": [(EVERY, "data run")],
 }
-NEEDS = {"docs/04_evaluation.md": ("evaluate", "matplotlib"), "docs/09_deployment.md": ("onnx", "onnxruntime", "onnxscript")}
+NEEDS = {
+    "docs/04_evaluation.md": ("evaluate", "matplotlib"),
+    "docs/09_deployment.md": ("onnx", "onnxruntime", "onnxscript"),
+}
 # Names that a page takes from the program that it is read beside: RecBole's data set.
 GIVEN = {"docs/08_other_projects.md": {"dataset": SimpleNamespace(field2id_token={"item_id": ["[PAD]", "f001"]})}}
 USERS = 300
@@ -101,7 +104,9 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("page", "languages", "files"), list(page_runs()))
 def test_a_page_runs_from_top_to_bottom(page, languages, files, shop, here):
     for package in NEEDS.get(page, ()):
-        pytest.importorskip(package, reason=f"{page} needs {package}: pip install 'hf_bert4rec[evaluate,export,plots]'")
+        pytest.importorskip(
+            package, reason=f"{page} needs {package}: pip install 'hf_bert4rec[evaluate,export,plots]'"
+        )
     for name in files:
         (shutil.copytree if (shop / name).is_dir() else shutil.copy)(shop / name, here / name)
     assert run_blocks(page, TEXTS[page], languages, {"__name__": "page"} | GIVEN.get(page, {}))
