@@ -152,19 +152,19 @@ def train(
     options, hub = _without_hub(options, output_dir)
     partial = output_dir.with_name(output_dir.name + ".partial")
     start = start_of(options)
-    chosen = _sorted_options(options, start)
+    chosen = sorted_options(options, start)
     if output_dir.exists() and not overwrite:
         raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
-    arguments = _training_arguments(chosen[TrainingArguments], partial)
+    arguments = training_arguments(chosen[TrainingArguments], partial)
     check_reporters(arguments)
-    _config(chosen, num_items=1), _collator(chosen, num_items=1)  # a wrong value is refused before a log is prepared
+    config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token
     with arguments.main_process_first():
         data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
     if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
-        chosen = _sorted_options(options | {"recipe": recipe_for(data)}, start)
-        arguments = _training_arguments(chosen[TrainingArguments], partial)
+        chosen = sorted_options(options | {"recipe": recipe_for(data)}, start)
+        arguments = training_arguments(chosen[TrainingArguments], partial)
     run, recorded = _Run(data, chosen, arguments, start), noted(options)
     with arguments.main_process_first():
         begin(partial, recorded, data, overwrite)
@@ -202,7 +202,7 @@ def _push(output_dir: Path, hub: dict[str, Any]):
         raise OSError(f"The run is whole in {output_dir}; {again} repeats what failed: {error}") from error
 
 
-def _sorted_options(options: dict[str, Any], start: StartModel | None = None) -> dict[type, dict[str, Any]]:
+def sorted_options(options: dict[str, Any], start: StartModel | None = None) -> dict[type, dict[str, Any]]:
     """Options by the dataclass that declares them."""
     recipe = options.get("recipe", AUTO)
     if recipe not in (AUTO, *RECIPES):
@@ -229,12 +229,12 @@ def _sorted_options(options: dict[str, Any], start: StartModel | None = None) ->
     return chosen
 
 
-def _training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
+def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
+    """`TrainingArguments` of a run on this machine."""
     has_accelerator = torch.accelerator.is_available()
     # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
     machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
-    values = RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides
-    return TrainingArguments(output_dir=str(partial), **values)
+    return TrainingArguments(str(partial), **RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides)
 
 
 def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: bool) -> InteractionData:
@@ -251,15 +251,17 @@ def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: b
     return prepare(data, folder, overwrite=overwrite, **options)
 
 
-def _config(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:
+def config_of(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:
+    """The model's configuration, which reads as its training says unless an option does."""
     causal_probability = SequenceOptions(**chosen[SequenceOptions]).causal_probability
     reading = "masked" if causal_probability == 0 else "causal" if causal_probability == 1 else "both"
     values = {"reading": reading} | chosen[Bert4RecConfig]
     return Bert4RecConfig(vocab_size=num_items + FIRST_ITEM_TOKEN, **values)
 
 
-def _collator(chosen: dict[type, dict[str, Any]], num_items: int, seed: int = 0) -> DataCollatorForCloze:
-    options, config = SequenceOptions(**chosen[SequenceOptions]), _config(chosen, num_items)
+def collator_of(chosen: dict[type, dict[str, Any]], num_items: int, seed: int = 0) -> DataCollatorForCloze:
+    """The masks of a run."""
+    options, config = SequenceOptions(**chosen[SequenceOptions]), config_of(chosen, num_items)
     return DataCollatorForCloze(
         mlm_probability=options.mlm_probability,
         last_item_probability=options.last_item_probability,
@@ -284,11 +286,11 @@ class _Run:
     ):
         self.data, self.arguments, self.start = data, arguments, start
         self.options = SequenceOptions(**chosen[SequenceOptions])
-        self.config = _config(chosen, data.num_items)
+        self.config = config_of(chosen, data.num_items)
         # A model of both objectives is read as validation says, unless the user says how.
         self.chooses_reading = self.config.reading == "both" and "reading" not in chosen[Bert4RecConfig]
         self.readings: dict[str, float] = {}
-        self.collator = _collator(chosen, data.num_items, arguments.seed)
+        self.collator = collator_of(chosen, data.num_items, arguments.seed)
         rows_at_once = arguments.train_batch_size * arguments.world_size
         self.rows_per_step = rows_at_once * arguments.gradient_accumulation_steps
         self.sequences = TrainingSequences(

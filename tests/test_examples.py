@@ -7,6 +7,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, InteractionOptions, prepare
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, InteractionOptions, cli, prepare
 from hf_bert4rec.embedding import write_vectors
 from hf_bert4rec.model_card import CardOptions
 from hf_bert4rec.protocols import PROTOCOLS
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
 TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py", "05_fine_tune.py"}
-TESTED |= {"06_user_attributes.py", "07_features.py", "08_plain_trainer.py"}
+TESTED |= {"06_user_attributes.py", "07_features.py", "08_plain_trainer.py", "09_search.py"}
 RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
@@ -239,3 +240,54 @@ def test_the_plain_trainer_trains_what_the_package_loads(tmp_path, interaction_l
     assert re.search(r"^test NDCG@10 0\.\d+, Recall@10 [01]\.\d+$", done.stdout, re.M)
     model, tokenizer = load_run(tmp_path / "run")
     assert model.config.vocab_size == len(tokenizer) == 13
+
+
+@pytest.fixture
+def searched(tmp_path, interaction_log, monkeypatch, capsys):
+    """Runs the search on a tiny log, in this process; gives its table and what it printed."""
+    pytest.importorskip("optuna", reason="Optuna is not installed; pip install 'hf_bert4rec[search]'")
+    prepare(interaction_log, tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+
+    def search(folder, *more):
+        options = ("--data", "data", "--output_dir", folder, "--num_train_epochs", "3", *more)
+        monkeypatch.setattr(sys, "argv", ["09_search.py", *options])
+        runpy.run_path(str(ROOT / "examples" / "09_search.py"), run_name="__main__")
+        return pd.read_csv(tmp_path / folder / "search.csv"), capsys.readouterr().out
+
+    return search
+
+
+def test_a_search_goes_on_prunes_and_names_the_command_of_its_best_trial(searched, tmp_path):
+    import optuna
+
+    first, _ = searched("first", "--n_trials", "1")
+    study = optuna.load_study(study_name=None, storage="sqlite:///search.db")
+    study.ask()  # what a search that is killed leaves behind
+    table, printed = searched("whole", "--n_trials", "2")
+    assert table[table.trial == 0].reset_index(drop=True).equals(first)
+    assert table.state.tolist() == ["complete"] * 2 and (table.epochs == 3).all()
+    assert (tmp_path / "whole" / "search.md").read_text() in printed
+    # The same from a fresh database, without a stop in between.
+    again, _ = searched("again", "--n_trials", "2", "--storage", "sqlite:///again.db")
+    assert again.equals(table)
+    command = shlex.split(re.search(r"^The best again: hf-bert4rec (train .*)$", printed, re.M).group(1))
+    cli.main([*command, "--disable_tqdm"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["best_metric"] == table["ndcg@10"].max()
+    # Beside five trials that no other can match, the next one is pruned after its first epoch.
+    done = study.trials[0]
+    perfect = dict.fromkeys(done.intermediate_values, 2.0)
+    for _ in range(5):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=done.params, distributions=done.distributions, value=2.0, intermediate_values=perfect
+            )
+        )
+    table, _ = searched("pruned", "--n_trials", "8")
+    assert table[table.trial == 7][["state", "epochs"]].values.tolist() == [["pruned", 1]]
+
+
+def test_a_search_without_optuna_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match=re.escape("Optuna is missing; pip install 'hf_bert4rec[search]'")):
+        runpy.run_path(str(ROOT / "examples" / "09_search.py"), run_name="__main__")

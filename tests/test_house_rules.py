@@ -32,7 +32,7 @@ LEVELS = (
     | {"embedding", "run_folder", "answer_files"},
     {"run_record", "publishing", "convert", "serving_requests", "fine_tuning"},
     {"training", "serving", "web", "comparison", "card_facts"},
-    {"model_card", "space"},
+    {"model_card", "space", "hyperparameter_search"},
     {"__init__"},
     {"command_options", "demo"},
     {"commands"},
