@@ -2,8 +2,8 @@
 Rows of a padded batch read in parts of like length, so that a CPU spends little time on padding whatever rows come together.
 
 Batches of like length need no parts, but teach worse: their steps are of users of one kind, and an event of a short history
-weighs more than one of a long history. On MovieLens-1M validation NDCG@10 after five epochs was .095 by them and is .107 by
-rows in random order (hidden size 64, both objectives); of the causal objective alone, after four, .099 and .111.
+weighs more than one of a long history. Validation NDCG@10 on MovieLens-1M at the end of `examples/04_reproduce.py ml-1m` was
+.180 by them and is .193 by rows in random order; after ten epochs at hidden size 64 .114 and .124.
 
 *Differences:* none in what is computed but rounding.
 """

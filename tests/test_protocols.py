@@ -111,7 +111,7 @@ def test_an_evaluation_states_its_conditions(data):
     facts = found["conditions"]
     assert set(found) == {
         "protocol", "split", "num_users", "cold_targets", "model", "popularity", "markov", "conditions",
-        "data_hash", "seed", "by_popularity",
+        "data_hash", "seed", "by_popularity", "by_history_length",
     }  # fmt: skip
     assert facts.pop("targets") == compare(Constant(data), data, protocol="unfiltered")["conditions"]["targets"]
     assert facts == {

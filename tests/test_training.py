@@ -88,7 +88,8 @@ train({str(data.folder)!r}, {str(output_dir)!r}, **{options!r})
 @pytest.mark.parametrize("causal_probability", [0.0, 0.5, 1.0])
 def test_four_accumulated_batches_are_one_batch_of_four_times_the_size(data, tmp_path, causal_probability):
     options = TINY | NO_DROPOUT | {"num_train_epochs": 2, "load_best_model_at_end": False}
-    options["causal_probability"] = causal_probability
+    # Adam makes whole steps of gradients that are nothing but rounding: at a usual rate they stay below the bound.
+    options |= {"causal_probability": causal_probability, "learning_rate": 1e-3}
     train(data, tmp_path / "whole", per_device_train_batch_size=16, **options)
     train(data, tmp_path / "parts", per_device_train_batch_size=4, gradient_accumulation_steps=4, **options)
     assert largest_difference(tmp_path / "whole", tmp_path / "parts") < 1e-5
@@ -159,7 +160,7 @@ def test_validation_holds_a_bounded_number_of_scores_and_its_ranks_do_not_depend
 
 
 def test_the_best_weights_are_kept_not_the_last(data, tmp_path):
-    steps = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.1, "recipe": "default"}
+    steps = {"num_train_epochs": 6, "per_device_train_batch_size": 16, "learning_rate": 0.3, "recipe": "default"}
     options = TINY | NO_DROPOUT | steps | {"lr_scheduler_type": "constant"}
     train(data, tmp_path / "best", **options)
     train(data, tmp_path / "last", **options, load_best_model_at_end=False)
@@ -206,7 +207,7 @@ def test_every_kind_of_option_reaches_the_run(data, tmp_path, change):
 
 def test_the_folder_loads_with_the_auto_classes_and_holds_no_pickle(data, tmp_path):
     run = train(data, tmp_path / "run", max_steps=1, **TINY)
-    assert {path.name for path in run.iterdir()} == {
+    assert {path.name for path in run.iterdir()} - {"validation.png"} == {  # a picture where there is matplotlib
         "config.json", "model.safetensors", "run.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert type(AutoModelForMaskedLM.from_pretrained(run)).__name__ == "Bert4RecForMaskedLM"
