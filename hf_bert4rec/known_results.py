@@ -54,7 +54,7 @@ def known_beside(metrics: dict[str, Any] | str | Path, dataset: str | None = Non
         >>> sizes = {"num_users": 6040, "num_items": 3416, "num_events": 999_611}
         >>> facts = {"protocol": "full-catalogue", "split": "test", "num_users": 6040, "conditions": {"data": sizes}}
         >>> known_beside(facts).comparable[0].model
-        'SASRec, 3,000 negatives'
+        'BERT4Rec, recipe default'
     """
     found = metrics if isinstance(metrics, dict) else read_metrics(metrics)
     dataset = _recognised(found) if dataset is None else dataset
