@@ -18,10 +18,8 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .ranking import Scorer
+from .row_parts import TOKENS_AT_ONCE
 from .sharded_items import is_sharded, sharded_scores
-
-# Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64.
-TOKENS_AT_ONCE = 1 << 13
 
 
 class ModelScorer:

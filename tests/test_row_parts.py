@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, row_parts
-from hf_bert4rec.row_parts import MAX_PADDING, MAX_TOKENS, can_be_read_in_parts, parts_of_like_length, states_in_parts
+from hf_bert4rec.row_parts import (
+    MAX_PADDING,
+    TOKENS_AT_ONCE,
+    can_be_read_in_parts,
+    parts_of_like_length,
+    states_in_parts,
+)
 
 
 def mask_of(lengths, longest, side="right"):
@@ -25,7 +31,7 @@ def test_parts_hold_every_row_with_an_event_once_and_little_padding(lengths, sid
         assert part.sum() == mask[rows].sum()  # what is cut off is padding
         assert part.shape[1] == max(lengths[row] for row in rows)
         assert (~part).sum() <= MAX_PADDING
-        assert part.numel() <= MAX_TOKENS or len(rows) == 1
+        assert part.numel() <= TOKENS_AT_ONCE or len(rows) == 1
         found += rows.tolist()
     assert sorted(found) == [row for row, length in enumerate(lengths) if length]
 
