@@ -38,4 +38,8 @@ class Bert4RecEmbeddings(nn.Module):
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
-        return self.dropout(self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids)))
+        states = self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids))
+        if states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # The blocks' sums too: casts between them and the products would take a fifteenth of a step.
+            states = states.to(torch.get_autocast_dtype("cpu"))
+        return self.dropout(states)

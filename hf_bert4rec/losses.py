@@ -127,8 +127,7 @@ class _Catalogue:
         """Summed loss, and its gradient by the states; the gradient by the items is added to `gradient`."""
         fewest, most = ROWS_PER_BLOCK
         rows = min(max(BYTES_PER_BLOCK // (len(self.items) * self.items.element_size()), fewest), most)
-        num_blocks = max(1, -(-len(states) // rows))
-        rows = max(1, -(-len(states) // num_blocks))  # blocks of like size
+        rows = max(1, min(rows, len(states)))
         # Fresh memory for every block would cost a third of the time: the system clears it page by page.
         memory = self.items.new_empty(rows * len(self.items))
         loss = states.new_zeros((), dtype=self.sum_dtype)

@@ -15,6 +15,8 @@ from transformers import PreTrainedConfig
 from transformers.models.bert.modeling_bert import BertCrossAttention, BertLayer
 from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormLayer
 
+from .product_sizes import next_size
+
 
 def can_be_taken_apart(layer: nn.Module) -> bool:
     """Whether nothing acts on the block as a whole, as FSDP, device maps and hooks of users do."""
@@ -51,7 +53,7 @@ def layer_at_positions(
     """
     rows, columns = positions.nonzero(as_tuple=True)
     slots = positions.cumsum(1)[rows, columns] - 1  # each position's place among those of its row
-    num_slots = int(slots.max()) + 1 if slots.numel() else 1
+    num_slots = next_size(int(slots.max()) + 1) if slots.numel() else 1
     # Rows with fewer positions repeat their first event; what it gives is dropped below.
     index = columns.new_zeros(hidden_states.shape[0], num_slots)  # (batch, slots)
     index[rows, slots] = columns
@@ -59,8 +61,11 @@ def layer_at_positions(
         row_index = index[:, None, :, None].expand(-1, attention_mask.shape[1], -1, attention_mask.shape[3])
         attention_mask = attention_mask.expand(hidden_states.shape[0], -1, -1, -1).gather(2, row_index)
     attended = _attention_at(layer, index, hidden_states, attention_mask, **kwargs)
-    attended = layer.attention.output(attended[rows, slots], hidden_states[rows, columns])  # (positions, hidden)
-    return layer.feed_forward_chunk(attended)
+    # So does the list of positions up to one of few sizes.
+    repeats = (0, next_size(len(rows)) - len(rows))
+    padded_rows, columns, slots = (nn.functional.pad(places, repeats) for places in (rows, columns, slots))
+    attended = layer.attention.output(attended[padded_rows, slots], hidden_states[padded_rows, columns])
+    return layer.feed_forward_chunk(attended)[: len(rows)]  # (positions, hidden)
 
 
 def layer_at_columns(

@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
+from .product_sizes import next_size
 from .pruned_layer import wants_all_positions
 
 # Tokens of padding in a part that cost less than another part would: a part calls each kernel once more.
-MAX_PADDING = 256
+MAX_PADDING = 512
 # Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64, which stay in the cache.
 TOKENS_AT_ONCE = 1 << 13
 
@@ -45,7 +47,8 @@ def parts_of_like_length(is_event: torch.Tensor) -> Iterator[tuple[torch.Tensor,
 
     Returns:
         Iterator of `(rows, columns)`: parts, longest rows first, which together are all rows that hold an event, and for
-        each part the columns outside which its rows are padding.
+        each part columns outside which its rows are padding. The sizes are few: a part has one, two, four, ... rows (the
+        last may repeat its last row up to that number) and as many columns as `next_size` says.
 
     Example:
         >>> mask = torch.ones(3, 400, dtype=torch.bool)
@@ -56,12 +59,24 @@ def parts_of_like_length(is_event: torch.Tensor) -> Iterator[tuple[torch.Tensor,
     lengths, order = is_event.sum(1).sort(descending=True, stable=True)
     lengths = lengths[lengths > 0]
     while len(lengths):
-        padding = (lengths[0] - lengths).cumsum(0)
-        tokens = lengths[0] * torch.arange(1, len(lengths) + 1)
-        num_rows = max(1, int(((padding <= MAX_PADDING) & (tokens <= TOKENS_AT_ONCE)).sum()))
-        rows, order, lengths = order[:num_rows], order[num_rows:], lengths[num_rows:]
-        used = is_event[rows].any(0).nonzero()
-        yield rows, slice(int(used[0]), int(used[-1]) + 1)
+        num_rows = _num_rows(lengths)
+        rows = order[: min(num_rows, len(lengths))]
+        first_event, last_event = is_event[rows].any(0).nonzero()[[0, -1], 0].tolist()
+        width = min(next_size(last_event + 1 - first_event), is_event.shape[1])
+        start = min(first_event, is_event.shape[1] - width)
+        yield nn.functional.pad(rows, (0, num_rows - len(rows)), value=int(rows[-1])), slice(start, start + width)
+        order, lengths = order[num_rows:], lengths[num_rows:]
+
+
+def _num_rows(lengths: torch.Tensor) -> int:
+    """Rows of the next part, a power of two: as many as cost little padding and fit what a CPU reads at once."""
+    num_rows, longest = 1, int(lengths[0])
+    while num_rows < len(lengths):
+        tokens = 2 * num_rows * longest
+        if tokens > TOKENS_AT_ONCE or tokens - int(lengths[: 2 * num_rows].sum()) > MAX_PADDING:
+            break
+        num_rows *= 2
+    return num_rows
 
 
 def states_in_parts(encode: Callable, positions: torch.Tensor, *, input_ids, attention_mask, **inputs) -> torch.Tensor:
@@ -84,6 +99,7 @@ def states_in_parts(encode: Callable, positions: torch.Tensor, *, input_ids, att
     states, order = [], []
     for rows, columns in parts_of_like_length(is_read):
         wanted = positions[rows, columns]
+        wanted[1:][rows[1:] == rows[:-1]] = False  # repeated rows
         part = {"input_ids": input_ids[rows, columns], "attention_mask": attention_mask[rows, columns]}
         states.append(encode(wanted, **part, **inputs)[1])
         order.append(places[rows, columns][wanted])

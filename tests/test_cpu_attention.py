@@ -96,3 +96,17 @@ def test_a_model_trains_with_it_as_without(recwarn):
     for name, gradient in gradients.items():
         difference = (model.get_parameter(name).grad - gradient).norm()
         assert difference < 0.05 * gradient.norm() + 1e-4, name
+
+
+def test_under_autocast_the_blocks_states_are_in_the_type_of_the_products():
+    dtypes = []
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=60)).train()
+    for layer in model.bert4rec.encoder.layer:
+        layer.attention.register_forward_pre_hook(lambda module, inputs: dtypes.append(inputs[0].dtype))
+    tokens = torch.full((2, 6), 5)
+    labels = torch.full_like(tokens, -100)
+    labels[:, 2] = 7
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss.backward()
+    assert dtypes and set(dtypes) == {torch.bfloat16}
+    assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, row_parts
+from hf_bert4rec.product_sizes import next_size
 from hf_bert4rec.row_parts import (
     MAX_PADDING,
     TOKENS_AT_ONCE,
@@ -28,12 +29,23 @@ def test_parts_hold_every_row_with_an_event_once_and_little_padding(lengths, sid
     found = []
     for rows, columns in parts_of_like_length(mask):
         part = mask[rows, columns]
-        assert part.sum() == mask[rows].sum()  # what is cut off is padding
-        assert part.shape[1] == max(lengths[row] for row in rows)
-        assert (~part).sum() <= MAX_PADDING
-        assert part.numel() <= TOKENS_AT_ONCE or len(rows) == 1
-        found += rows.tolist()
+        num_rows, width = part.shape
+        assert num_rows & (num_rows - 1) == 0  # a power of two
+        kept = rows.unique()
+        assert mask[kept, columns].sum() == mask[kept].sum()  # what is cut off is padding
+        longest = max(lengths[row] for row in kept)
+        assert width == min(next_size(longest), 310)
+        assert num_rows * longest - mask[kept].sum() <= MAX_PADDING
+        assert num_rows * longest <= TOKENS_AT_ONCE
+        found += kept.tolist()
     assert sorted(found) == [row for row, length in enumerate(lengths) if length]
+
+
+def test_rows_whose_events_are_at_both_ends_are_read_whole():
+    mask = mask_of([4, 3], 40) | mask_of([0, 5], 40, "left")
+    [(rows, columns)] = parts_of_like_length(mask)
+    assert rows.tolist() == [1, 0]
+    assert columns == slice(0, 40)
 
 
 def test_rows_of_one_length_are_one_part_until_it_is_too_large():
@@ -42,17 +54,22 @@ def test_rows_of_one_length_are_one_part_until_it_is_too_large():
 
 
 def test_a_row_joins_a_part_while_its_padding_costs_less_than_another_part():
-    fits, too_short = 400 - MAX_PADDING, 400 - MAX_PADDING - 1
-    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([fits, 400], 400))] == [[1, 0]]
-    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([too_short, 400], 400))] == [[1], [0]]
+    fits, too_short = 600 - MAX_PADDING, 600 - MAX_PADDING - 1
+    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([fits, 600], 600))] == [[1, 0]]
+    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([too_short, 600], 600))] == [[1], [0]]
+
+
+def test_a_row_is_repeated_where_that_costs_less_than_another_part():
+    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([9, 7, 8], 9))] == [[0, 2, 1, 1]]
+    assert [rows.tolist() for rows, _ in parts_of_like_length(mask_of([600, 600, 600], 600))] == [[0, 1], [2]]
 
 
 def test_states_come_in_row_order_and_rows_without_a_wanted_position_are_not_read():
-    lengths = [3, 400, 20, 350, 5]
-    mask = mask_of(lengths, 400)
+    lengths = [3, 700, 20, 650, 5, 4]
+    mask = mask_of(lengths, 700)
     tokens = torch.arange(mask.numel()).view_as(mask) * mask
     wanted = torch.zeros_like(mask)
-    for row, column in ((0, 2), (1, 0), (1, 399), (3, 7), (4, 4)):
+    for row, column in ((0, 2), (1, 0), (1, 699), (3, 7), (4, 4), (5, 3)):
         wanted[row, column] = True
     read = []
 
@@ -63,7 +80,7 @@ def test_states_come_in_row_order_and_rows_without_a_wanted_position_are_not_rea
 
     states = states_in_parts(encode, wanted, input_ids=tokens, attention_mask=mask.long(), is_causal=True)
     assert states[:, 0].tolist() == tokens[wanted].tolist()
-    assert read == [(2, 400), (2, 5)]  # not the row of 20 events
+    assert read == [(2, 700), (4, 5)]  # not the row of 20 events; one row of the three short ones twice
 
 
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
@@ -98,13 +115,13 @@ def test_loss_and_gradients_are_those_of_the_batch_as_a_whole(norm_position, sid
 
 
 def test_the_model_reads_a_training_batch_in_parts(monkeypatch):
-    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=60, max_position_embeddings=500)).train()
-    mask = mask_of([400, 20, 390, 10], 400)
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=60, max_position_embeddings=700)).train()
+    mask = mask_of([700, 20, 690, 10], 700)
     shapes = []
     model.bert4rec.embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
     tokens = torch.full(mask.shape, 5) * mask
     model(input_ids=tokens, attention_mask=mask.long(), labels=tokens.masked_fill(~mask, -100))
-    assert shapes == [(2, 400), (2, 20)]
+    assert shapes == [(2, 700), (2, 20)]
 
 
 def test_what_must_come_for_the_whole_batch_is_not_read_in_parts():
