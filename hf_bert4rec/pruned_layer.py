@@ -96,6 +96,8 @@ def _attention_at(layer, columns: torch.Tensor, hidden_states: torch.Tensor, att
     """Self-attention of the columns `(batch, slots)` over the whole row, before its output layer."""
     is_pre_norm = isinstance(layer, RobertaPreLayerNormLayer)
     inputs = layer.attention.LayerNorm(hidden_states) if is_pre_norm else hidden_states
+    if columns.shape[1] == 1 and _can_move_projections(layer.attention.self):
+        return _attention_of_one(layer.attention.self, _at_columns(inputs, columns), inputs, attention_mask)
     # BERT's cross-attention is its self-attention with queries of their own: the same projections, called as such.
     attended, _ = BertCrossAttention.forward(
         layer.attention.self,
@@ -105,6 +107,30 @@ def _attention_at(layer, columns: torch.Tensor, hidden_states: torch.Tensor, att
         **kwargs,
     )
     return attended  # (batch, slots, hidden)
+
+
+def _can_move_projections(attention: nn.Module) -> bool:
+    """Whether nothing but a product stands behind the names of the projections, as adapters and quantisation put there."""
+    projections = (attention.query, attention.key, attention.value)
+    is_plain = all(type(p) is nn.Linear and not p._forward_hooks and not p._forward_pre_hooks for p in projections)
+    return is_plain and not attention.training  # in training one product of all positions is the faster way
+
+
+def _attention_of_one(attention, query_states: torch.Tensor, states: torch.Tensor, mask) -> torch.Tensor:
+    """
+    Attention of one query per row without keys and values: (W q) x instead of q (W x), and W (sum of w x) instead of the
+    sum of w (W x); the key's bias adds the same to every score. A seventh less to compute in ranking.
+    """
+    heads, size = attention.num_attention_heads, attention.attention_head_size
+    key, value = (p.weight.unflatten(0, (heads, size)) for p in (attention.key, attention.value))  # (heads, size, hidden)
+    query = attention.query(query_states[:, 0]).unflatten(1, (heads, size)).transpose(0, 1)  # (heads, batch, size)
+    query = (query @ key).transpose(0, 1) * size**-0.5  # (batch, heads, hidden)
+    scores = query @ states.transpose(1, 2)  # (batch, heads, length)
+    if mask is not None:
+        mask = mask[:, 0]  # (batch, 1, length)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
+    attended = (scores.softmax(-1) @ states).transpose(0, 1)  # (heads, batch, hidden)
+    return (attended @ value.transpose(1, 2)).transpose(0, 1).flatten(1)[:, None] + attention.value.bias
 
 
 def _at_columns(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, pruned_layer
 from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_columns, layer_at_positions
 
 VARIANTS = [
@@ -186,3 +186,41 @@ def test_columns_give_what_positions_give(norm_position):
     both = layer_at_columns(layer, torch.stack([columns, columns * 0], 1), states, mask)
     torch.testing.assert_close(both[:, 0], expected)
     torch.testing.assert_close(both[:, 1], layer_at_columns(layer, columns[:, None] * 0, states, mask)[:, 0])
+
+
+def one_column_of(layer, states, columns, mask):
+    return layer_at_columns(layer, columns[:, None], states, mask)[:, 0]
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("kind", ["none", "true and false", "added to the scores"])
+def test_one_query_of_a_row_is_answered_without_keys_and_values(norm_position, kind, monkeypatch):
+    layer = tiny_model(norm_position=norm_position).bert4rec.encoder.layer[-1]
+    states, columns = torch.randn(4, 6, 16).double(), torch.tensor([2, 0, 5, 3])
+    is_seen = (torch.rand(4, 1, 1, 6) < 0.5) | (torch.arange(6) == columns[:, None, None, None])
+    added = torch.zeros(4, 1, 1, 6).double().masked_fill(~is_seen, -1e9)
+    mask = {"none": None, "true and false": is_seen, "added to the scores": added}[kind]
+    expected = layer(states, mask)[torch.arange(4), columns]
+    monkeypatch.setattr(pruned_layer.BertCrossAttention, "forward", None)  # it would compute them
+    torch.testing.assert_close(one_column_of(layer, states, columns, mask), expected)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_what_stands_in_for_a_projection_is_called(name):
+    """As adapters (peft) and quantisation do it."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, states):
+            return 2 * super().forward(states)
+
+    layer = tiny_model().bert4rec.encoder.layer[-1]
+    states, columns = torch.randn(4, 6, 16).double(), torch.tensor([2, 0, 5, 3])
+    projection = getattr(layer.attention.self, name)
+    calls = []
+    handle = projection.register_forward_hook(lambda *_: calls.append(1))
+    one_column_of(layer, states, columns, None)
+    handle.remove()
+    assert calls == [1]
+    projection.__class__ = Doubled
+    expected = layer(states, None)[torch.arange(4), columns]
+    torch.testing.assert_close(one_column_of(layer, states, columns, None), expected)
