@@ -152,10 +152,10 @@ class _Catalogue:
             size = len(block) * (tile.stop - tile.start)
             scores, memory = memory[:size].view(len(block), -1), memory[size:]
             torch.addmm(self.bias[tile], block, self.items[tile].T, out=scores)
-            highest = scores.amax(1).to(self.sum_dtype)
+            highest = _row_max(scores).to(self.sum_dtype)
             torch.softmax(scores, 1, out=scores)
             # The largest probability is one over the sum of exp(score - highest).
-            normalisers.append(highest - scores.amax(1).to(self.sum_dtype).log())
+            normalisers.append(highest - _row_max(scores).to(self.sum_dtype).log())
             probabilities.append(scores)
         return probabilities, torch.stack(normalisers)
 
@@ -169,7 +169,17 @@ class _Catalogue:
                 self.gradient[tile].addmm_(probability.T, weighted)
             else:
                 self.gradient[tile] += probability.T @ weighted
-            self.bias_gradient[tile] += torch.mv(probability.T, share.to(block.dtype))
+            self.bias_gradient[tile] += (share.to(block.dtype)[None] @ probability)[0]
         self.gradient.index_add_(0, target, block.to(self.sum_dtype), alpha=-1)
         self.bias_gradient.index_add_(0, target, torch.ones_like(target, dtype=self.sum_dtype), alpha=-1)
         return expected
+
+
+def _row_max(scores: torch.Tensor) -> torch.Tensor:
+    """The highest of each row; in bfloat16 that of the bits, which takes a sixth of the time."""
+    if scores.dtype != torch.bfloat16:
+        return scores.amax(1)
+    bits = scores.view(torch.int16)
+    highest = bits.amax(1)
+    # Sign and magnitude: of negative numbers the one with the lowest bits is the highest.
+    return torch.where(highest < 0, bits.amin(1), highest).view(torch.bfloat16)

@@ -306,7 +306,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _encode(self, positions: torch.Tensor | None, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
-            return BaseModelOutput(), states_in_parts(self._encode_at_once, positions, **inputs)
+            embed = self.get_input_embeddings()
+            return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)
         return self._encode_at_once(positions, **inputs)
 
     def _encode_at_once(self, positions: torch.Tensor | None, *, prunes: bool = True, **inputs):

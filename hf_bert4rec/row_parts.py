@@ -79,28 +79,34 @@ def _num_rows(lengths: torch.Tensor) -> int:
     return num_rows
 
 
-def states_in_parts(encode: Callable, positions: torch.Tensor, *, input_ids, attention_mask, **inputs) -> torch.Tensor:
+def states_in_parts(
+    encode: Callable, embed: Callable, positions: torch.Tensor, *, input_ids, attention_mask, inputs_embeds=None, **inputs
+) -> torch.Tensor:
     r"""
     Hidden states at some positions, the rows read part by part.
 
     Args:
-        encode (`Callable`): `encode(positions, input_ids=..., attention_mask=..., **inputs)` gives the encoder's output and
-            its hidden states at the positions, `(number of positions, hidden_size)` in row order.
+        encode (`Callable`): `encode(positions, inputs_embeds=..., attention_mask=..., **inputs)` gives the encoder's output
+            and its hidden states at the positions, `(number of positions, hidden_size)` in row order.
+        embed (`Callable`): Embeds tokens of shape `(number of tokens,)`; called once, as each call's gradient is as large as
+            the catalogue.
         positions (`torch.BoolTensor` of shape `(batch_size, length)`): Where a state is wanted. Rows without any are not read.
         input_ids, attention_mask (`torch.Tensor` of shape `(batch_size, length)`): A padded batch.
+        inputs_embeds (`None`): Must not be given.
 
     Returns:
         `torch.Tensor` of shape `(number of positions, hidden_size)`, in row order.
     """
-    if not positions.any():
-        return encode(positions, input_ids=input_ids, attention_mask=attention_mask, **inputs)[1]
     places = torch.arange(positions.numel()).view_as(positions)
     is_read = attention_mask.to(torch.bool) & positions.any(1, keepdim=True) | positions
+    parts = list(parts_of_like_length(is_read)) or [(torch.tensor([0]), slice(0, 1))]  # the loss has a gradient always
+    tokens = [input_ids[part] for part in parts]
+    embeds = embed(torch.cat([part.flatten() for part in tokens])).split([part.numel() for part in tokens])
     states, order = [], []
-    for rows, columns in parts_of_like_length(is_read):
+    for (rows, columns), embedded, part_tokens in zip(parts, embeds, tokens, strict=True):
         wanted = positions[rows, columns]
         wanted[1:][rows[1:] == rows[:-1]] = False  # repeated rows
-        part = {"input_ids": input_ids[rows, columns], "attention_mask": attention_mask[rows, columns]}
+        part = {"inputs_embeds": embedded.view(*part_tokens.shape, -1), "attention_mask": attention_mask[rows, columns]}
         states.append(encode(wanted, **part, **inputs)[1])
         order.append(places[rows, columns][wanted])
     return torch.cat(states)[torch.cat(order).argsort()]

@@ -187,3 +187,15 @@ def test_bfloat16_holds_one_block_of_scores_at_most(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         largest = largest_allocation(lambda: catalogue_cross_entropy(*tensors, labels))
     assert largest <= 64 * 5000 * 2 + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_highest_score_of_a_row_whatever_the_signs(dtype):
+    scores = torch.randn(50, 31).to(dtype)
+    scores[10:20] = -scores[10:20].abs()
+    scores[20:25] = -torch.inf
+    scores[25, :30] = -torch.inf
+    scores[26] = 0.0
+    assert torch.equal(losses._row_max(scores), scores.amax(1))
+    scores[0, 3] = torch.nan
+    assert losses._row_max(scores)[0].isnan()

@@ -71,15 +71,21 @@ def test_states_come_in_row_order_and_rows_without_a_wanted_position_are_not_rea
     wanted = torch.zeros_like(mask)
     for row, column in ((0, 2), (1, 0), (1, 699), (3, 7), (4, 4), (5, 3)):
         wanted[row, column] = True
-    read = []
+    read, num_embedded = [], []
 
-    def encode(positions, input_ids, attention_mask, is_causal):
+    def embed(token_ids):
+        num_embedded.append(len(token_ids))
+        return token_ids[:, None].float()
+
+    def encode(positions, inputs_embeds, attention_mask, is_causal):
         assert is_causal
-        read.append(input_ids.shape)
-        return None, input_ids[positions][:, None].float()
+        assert inputs_embeds.shape[:2] == attention_mask.shape
+        read.append(attention_mask.shape)
+        return None, inputs_embeds[positions]
 
-    states = states_in_parts(encode, wanted, input_ids=tokens, attention_mask=mask.long(), is_causal=True)
+    states = states_in_parts(encode, embed, wanted, input_ids=tokens, attention_mask=mask.long(), is_causal=True)
     assert states[:, 0].tolist() == tokens[wanted].tolist()
+    assert num_embedded == [2 * 700 + 4 * 5]
     assert read == [(2, 700), (4, 5)]  # not the row of 20 events; one row of the three short ones twice
 
 
@@ -118,7 +124,7 @@ def test_the_model_reads_a_training_batch_in_parts(monkeypatch):
     model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=60, max_position_embeddings=700)).train()
     mask = mask_of([700, 20, 690, 10], 700)
     shapes = []
-    model.bert4rec.embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    model.bert4rec.embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[2].shape)))
     tokens = torch.full(mask.shape, 5) * mask
     model(input_ids=tokens, attention_mask=mask.long(), labels=tokens.masked_fill(~mask, -100))
     assert shapes == [(2, 700), (2, 20)]
