@@ -80,7 +80,14 @@ def _num_rows(lengths: torch.Tensor) -> int:
 
 
 def states_in_parts(
-    encode: Callable, embed: Callable, positions: torch.Tensor, *, input_ids, attention_mask, inputs_embeds=None, **inputs
+    encode: Callable,
+    embed: Callable,
+    positions: torch.Tensor,
+    *,
+    input_ids,
+    attention_mask,
+    inputs_embeds=None,
+    **inputs,
 ) -> torch.Tensor:
     r"""
     Hidden states at some positions, the rows read part by part.
@@ -106,7 +113,10 @@ def states_in_parts(
     for (rows, columns), embedded, part_tokens in zip(parts, embeds, tokens, strict=True):
         wanted = positions[rows, columns]
         wanted[1:][rows[1:] == rows[:-1]] = False  # repeated rows
-        part = {"inputs_embeds": embedded.view(*part_tokens.shape, -1), "attention_mask": attention_mask[rows, columns]}
+        part = {
+            "inputs_embeds": embedded.view(*part_tokens.shape, -1),
+            "attention_mask": attention_mask[rows, columns],
+        }
         states.append(encode(wanted, **part, **inputs)[1])
         order.append(places[rows, columns][wanted])
     return torch.cat(states)[torch.cat(order).argsort()]
