@@ -113,7 +113,8 @@ def _can_move_projections(attention: nn.Module) -> bool:
     """Whether nothing but a product stands behind the names of the projections, as adapters and quantisation put there."""
     projections = (attention.query, attention.key, attention.value)
     is_plain = all(type(p) is nn.Linear and not p._forward_hooks and not p._forward_pre_hooks for p in projections)
-    return is_plain and not attention.training  # in training one product of all positions is the faster way
+    # In training one product of all positions is faster; weights by head are none that a graph's quantisation knows.
+    return is_plain and not attention.training and not torch.compiler.is_exporting()
 
 
 def _attention_of_one(attention, query_states: torch.Tensor, states: torch.Tensor, mask) -> torch.Tensor:
