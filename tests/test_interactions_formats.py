@@ -59,10 +59,10 @@ def plain(separator: str, end: str = "\n", rows: list[tuple] = PLAIN_ROWS) -> st
         ("old-mac.csv", quoted(",", end="\r").encode(), {}),
         ("blank.csv", b"\n" + quoted(",", end="\n\n").encode(), {}),
         ("no-end.csv", quoted(",").encode().rstrip(b"\n"), {}),
-        ("packed.csv.gz", gzip.compress(quoted(",").encode()), {}),
+        ("packed.csv.gz", gzip.compress(quoted(",").encode(), mtime=0), {}),
         ("two-line-ends.csv", (quoted(",", ROWS[:3], "\r\n") + quoted(",", ROWS[3:]).split("\n", 1)[1]).encode(), {}),
         ("utf16.csv", quoted(",").encode("utf-16"), {"encoding": "utf-16"}),
-        ("utf16.csv.gz", gzip.compress(quoted(",").encode("utf-16")), {"encoding": "UTF16"}),
+        ("utf16.csv.gz", gzip.compress(quoted(",").encode("utf-16"), mtime=0), {"encoding": "UTF16"}),
         ("a [1] *?'.csv", quoted(",").encode(), {}),
         ("log.jsonl", "\n".join(json.dumps(dict(zip("uit", row, strict=True))) for row in ROWS).encode(), "uit"),
         (
@@ -70,7 +70,8 @@ def plain(separator: str, end: str = "\n", rows: list[tuple] = PLAIN_ROWS) -> st
             gzip.compress(
                 "\n\n".join(
                     json.dumps({"u": u, "x": [1], "i": i, "t": t}, ensure_ascii=False) for u, i, t in ROWS
-                ).encode()
+                ).encode(),
+                mtime=0,
             ),
             "uit",
         ),
