@@ -19,7 +19,7 @@ from benchmarks.arithmetic import useful_operations  # noqa: E402
 from benchmarks.histories import Histories  # noqa: E402
 from benchmarks.launchers.ours import Ours, prepared_data  # noqa: E402
 from benchmarks.launchers.quality import main as train_for_quality  # noqa: E402
-from benchmarks.measurement import StepClock, TimedEnough, check_lists, matrix_rate, peak_memory  # noqa: E402
+from benchmarks.measurement import StepClock, TimedEnough, check_lists, matrix_rate  # noqa: E402
 from benchmarks.runner import LauncherFailed, Options, launch, prepared_task  # noqa: E402
 from benchmarks.systems import SYSTEMS, python_of  # noqa: E402
 from benchmarks.task import WARMUP_STEPS, Task  # noqa: E402
@@ -61,9 +61,11 @@ def test_the_clock_counts_the_steps_after_the_warm_up_and_stops_a_loop_without_e
 
 
 def test_memory_and_rate_follow_what_the_process_does():
-    before = peak_memory()
-    block = np.ones(64 * 2**20 // 8)
-    assert peak_memory() - before > 0.5 * block.nbytes
+    # In a process of its own: in this one an earlier test may have peaked far above what it still holds.
+    code = "before = peak_memory(); block = np.ones(2**23); print((peak_memory() - before) / block.nbytes)"
+    code = f"import numpy as np; from benchmarks.measurement import peak_memory; {code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.5 < float(done.stdout) < 2
     assert matrix_rate(torch.float32, repeats=3) > 1e8
 
 

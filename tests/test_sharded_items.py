@@ -229,7 +229,7 @@ def largest_difference(state, folder):
 def test_two_halves_train_like_the_whole(folder, records, case):
     model = model_class(case).from_pretrained(folder / case / "start")
     found, _ = train_five_steps(model, case)
-    assert found[0] - found[-1] > 0.1, "the loss must fall for this test to say something"
+    assert found[0] - found[-1] > 0.05, "the loss must fall for this test to say something"
     for record in records:
         assert record[case]["losses"] == pytest.approx(found, abs=1e-5)
     assert records[0][case]["checksum"] == records[1][case]["checksum"]
