@@ -46,7 +46,7 @@ CASES = {
     "causal": {"norm_position": "pre"},
     "both": {"reading": "both", "embedding_layer_norm": False, "scale_embedding": True},
     "untied": {"tie_word_embeddings": False},
-    "gbce": {"training_loss": "gbce", "num_negatives": 7},
+    "gbce": {"training_loss": "gbce", "num_negatives": 20},
     "sampled_softmax": {"training_loss": "sampled_softmax", "num_negatives": 5, "share_negatives": False},
 }
 TRAINING = {
@@ -91,12 +91,12 @@ def batch(case):
     return inputs
 
 
-def train_five_steps(model, case):
+def train_six_steps(model, case):
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     found = []
     model.train()
-    for step in range(5):
-        torch.manual_seed(step)
+    for seed in (0, 1, 2, 3, 4, 0):  # the last step draws what the first drew, so that their losses can be compared
+        torch.manual_seed(seed)
         optimizer.zero_grad()
         loss = model(**batch(case)).loss
         loss.backward()
@@ -164,7 +164,7 @@ def run_one_of_two(folder):
     record = {}
     for case in CASES:
         model = load_sharded(folder / case / "start", case)
-        found, optimizer = train_five_steps(model, case)
+        found, optimizer = train_six_steps(model, case)
         parameters = dict(model.named_parameters())
         record[case] = {
             "losses": found,
@@ -228,8 +228,8 @@ def largest_difference(state, folder):
 @pytest.mark.parametrize("case", CASES)
 def test_two_halves_train_like_the_whole(folder, records, case):
     model = model_class(case).from_pretrained(folder / case / "start")
-    found, _ = train_five_steps(model, case)
-    assert found[0] - found[-1] > 0.05, "the loss must fall for this test to say something"
+    found, _ = train_six_steps(model, case)
+    assert found[0] - found[-1] > 0.1, "the loss must fall for this test to say something"
     for record in records:
         assert record[case]["losses"] == pytest.approx(found, abs=1e-5)
     assert records[0][case]["checksum"] == records[1][case]["checksum"]
