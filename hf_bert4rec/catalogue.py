@@ -25,9 +25,10 @@ import torch
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .interactions import InteractionData
+from .item_ids import INTEGER_TEXT
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .sequences import training_events
-from .tokenization_bert4rec import INTEGER_TEXT, Bert4RecTokenizer
+from .tokenization_bert4rec import Bert4RecTokenizer
 
 STARTS = ("neighbours", "mean", "random")
 # How far apart two events of a user are at most for their items to be neighbours.

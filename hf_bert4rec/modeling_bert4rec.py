@@ -34,7 +34,7 @@ from .dropout import draw_dropout_from_bits
 from .event_window import event_mask, event_positions, is_padded_on_the_right, kept_events, previous_events
 from .item_embeddings import Bert4RecEmbeddings
 from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
-from .pruned_layer import can_be_taken_apart, layer_at_positions, wants_all_positions
+from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
 
 
@@ -157,7 +157,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state
         else:
             for layer in self.encoder.layer[:-1]:
-                hidden_states = layer(hidden_states, attention_mask, **kwargs)
+                hidden_states = layer_everywhere(layer, hidden_states, attention_mask, **kwargs)
             hidden_states = layer_at_positions(
                 self.encoder.layer[-1], positions_to_keep, hidden_states, attention_mask, **kwargs
             )

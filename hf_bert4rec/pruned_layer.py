@@ -1,5 +1,6 @@
 """
-One Transformer block computed at chosen positions only: their queries and feed-forward, keys and values everywhere.
+One Transformer block taken apart: computed at chosen positions only (their queries and feed-forward, keys and values
+everywhere), or everywhere with a feed-forward layer that stays in the cache.
 
 In training only labelled positions are projected on the catalogue and in ranking only one, so what the last block gives
 elsewhere is never read: leaving it out saves about a third of a training step.
@@ -17,6 +18,9 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 
 from .product_sizes import next_size
 
+# Tokens whose feed-forward states, four times as wide as the others, stay in the cache next to a core: 1 MiB at width 64.
+FEED_FORWARD_TOKENS = 1 << 10
+
 
 def can_be_taken_apart(layer: nn.Module) -> bool:
     """Whether nothing acts on the block as a whole, as FSDP, device maps and hooks of users do."""
@@ -29,6 +33,33 @@ def wants_all_positions(config: PreTrainedConfig, kwargs: dict[str, Any]) -> boo
     return any(
         kwargs.get(name, getattr(config, name, False)) for name in ("output_attentions", "output_hidden_states")
     )
+
+
+def layer_everywhere(
+    layer: BertLayer | RobertaPreLayerNormLayer,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs,
+) -> torch.Tensor:
+    r"""
+    What the block gives at all positions, as calling it does; on a CPU without gradients its feed-forward layer takes some
+    tokens at a time, which makes ranking in float32 a tenth faster.
+
+    Args:
+        layer (`BertLayer` or `RobertaPreLayerNormLayer`): The block.
+        hidden_states (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`): Its input.
+        attention_mask (`torch.Tensor` of shape `(batch_size, 1, sequence_length or 1, sequence_length)`, *optional*):
+            As the block takes it.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`.
+    """
+    is_plain = can_be_taken_apart(layer) and not layer._forward_hooks and not torch.compiler.is_compiling()
+    if torch.is_grad_enabled() or hidden_states.device.type != "cpu" or not is_plain:
+        return layer(hidden_states, attention_mask, **kwargs)
+    attended = layer.attention(hidden_states, attention_mask, **kwargs)[0].flatten(0, 1)  # (tokens, hidden)
+    pieces = [layer.feed_forward_chunk(piece) for piece in attended.split(FEED_FORWARD_TOKENS)]
+    return torch.cat(pieces).view_as(hidden_states)
 
 
 def layer_at_positions(

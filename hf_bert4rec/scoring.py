@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .data_collator import DataCollatorForCloze
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .process_memory import keep_free_memory
 from .ranking import Scorer
 from .row_parts import TOKENS_AT_ONCE
 from .sharded_items import is_sharded, sharded_scores
@@ -27,7 +28,8 @@ class ModelScorer:
     Follows [`ranking.Scorer`]: each history is read once, then scored against as many slices as are asked for.
 
     Args:
-        model ([`Bert4RecForMaskedLM`]): Put in evaluation mode by the first call.
+        model ([`Bert4RecForMaskedLM`]): Put in evaluation mode by the first call. On a CPU the process then keeps up to 64 MiB
+            that it has freed, see `process_memory`.
 
     Example:
         >>> import numpy as np
@@ -40,6 +42,8 @@ class ModelScorer:
     def __init__(self, model: Bert4RecForMaskedLM):
         config = model.config
         self.model, self.vocab_size = model, config.vocab_size
+        if model.device.type == "cpu":
+            keep_free_memory()
         self.collator = DataCollatorForCloze(
             max_length=config.max_position_embeddings,
             pad_token_id=cast(int, config.pad_token_id),  # a model that ranks pads and masks

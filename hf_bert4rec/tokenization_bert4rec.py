@@ -13,9 +13,7 @@ import copy
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +22,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import PreTokenizer, WhitespaceSplit
 from transformers import TokenizersBackend
 
+from .item_ids import INTEGER_TEXT, ItemId, as_list, integers_as_text, is_integer, item_texts, texts_of
+
 __all__ = ["Bert4RecTokenizer"]
 
 SPECIAL_TOKENS = {"pad_token": "[PAD]", "mask_token": "[MASK]", "unk_token": "[UNK]"}  # in the order of their ids
-INTEGER_TEXT = re.compile(r"0|-?[1-9][0-9]*")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-ItemId = str | int
 
 
 class Bert4RecTokenizer(TokenizersBackend):
@@ -128,7 +124,7 @@ class Bert4RecTokenizer(TokenizersBackend):
             >>> tokenizer.encode_items(["a b", "007", "new"])
             ([4, 3], ['new'])
         """
-        texts, item_id_type = _item_texts(items)
+        texts, item_id_type = item_texts(items)
         item_id_type = kwargs.pop("item_id_type", item_id_type)
         if item_id_type == "int" and (text := next((t for t in texts if not INTEGER_TEXT.fullmatch(t)), None)):
             raise ValueError(f"item_id_type='int' needs ids that are integers, found {text!r}; use item_id_type='str'")
@@ -195,12 +191,14 @@ class Bert4RecTokenizer(TokenizersBackend):
         """
         if unknown not in ("skip", "error"):
             raise ValueError(f"unknown must be 'skip' or 'error', found {unknown!r}; choose one of the two")
-        raw_ids, special = _as_list(history, "a history"), self._special_token_ids()
-        tokens = list(map(self._tokenizer.token_to_id, _texts(raw_ids, "a history")))
+        raw_ids, special = as_list(history, "a history"), self._special_token_ids()
+        tokens = list(map(self._tokenizer.token_to_id, texts_of(raw_ids, "a history")))
         if not special.isdisjoint(tokens):
             tokens = [None if token in special else token for token in tokens]
+        if None not in tokens:
+            return tokens, []
         unknown_ids = [raw_id for raw_id, token in zip(raw_ids, tokens, strict=True) if token is None]
-        if unknown_ids and unknown == "error":
+        if unknown == "error":
             advice = f"found {unknown_ids[0]!r}; leave it out or use unknown='skip'"
             raise ValueError("a history must hold items of the vocabulary only, " + advice)
         return [token for token in tokens if token is not None], unknown_ids
@@ -222,9 +220,9 @@ class Bert4RecTokenizer(TokenizersBackend):
             >>> Bert4RecTokenizer.from_items(["a", "b"]).decode_items([4, 3])
             ['b', 'a']
         """
-        tokens, special, size = _as_list(token_ids, "token_ids"), self._special_token_ids(), len(self)
+        tokens, special, size = as_list(token_ids, "token_ids"), self._special_token_ids(), len(self)
         for token in tokens:
-            if not _is_integer(token) or not 0 <= token < size or token in special:
+            if not is_integer(token) or not 0 <= token < size or token in special:
                 raise ValueError(f"token_ids must be tokens of items, found {token!r}; leave out what is none")
         return [self._raw_id(self._tokenizer.id_to_token(token)) for token in tokens]
 
@@ -247,7 +245,7 @@ class Bert4RecTokenizer(TokenizersBackend):
         return (*file_names, str(path))
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        text, text_pair = _integers_as_text(text), _integers_as_text(text_pair)
+        text, text_pair = integers_as_text(text), integers_as_text(text_pair)
         if kwargs.get("is_split_into_words"):
             return super()._encode_plus(text, text_pair, **kwargs)
         reader = self._text_reader(PreTokenizer.custom(_HistoryText(self._tokenizer.model)))
@@ -302,66 +300,16 @@ class _HistoryText(NamedTuple):
         return [text] if whole else text.split(Regex(r"\s+"), "removed")
 
 
-def _is_integer(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
-
-
-def _integers_as_text(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_integers_as_text, value))
-    return str(value) if _is_integer(value) else value
-
-
-def _as_list(values: Any, what: str) -> list[Any]:
-    """Plain Python values, in bulk: `tolist` of numpy, pandas and torch, `to_pylist` of Arrow."""
-    plain = values
-    for method in ("to_pylist", "tolist"):
-        plain = getattr(plain, method)() if hasattr(plain, method) else plain
-    if isinstance(plain, (str, bytes, Mapping)) or not isinstance(plain, Iterable):
-        raise ValueError(f"{what} must be a list, found {values!r:.60} ({type(values).__name__}); put it in a list")
-    return list(plain)
-
-
-def _texts(values: list[Any], what: str) -> list[str]:
-    types = set(map(type, values))
-    if not all(issubclass(kind, (str, Integral)) and kind is not bool for kind in types):
-        place = next(i for i, value in enumerate(values) if not isinstance(value, str) and not _is_integer(value))
-        found = f"{values[place]!r} ({type(values[place]).__name__}) at position {place}"
-        raise ValueError(f"{what} must hold text or integers, found {found}; convert or drop it")
-    if types - {str}:
-        values = [str.__str__(value) if isinstance(value, str) else str(value) for value in values]
-    if LONE_SURROGATE.search("".join(values)):
-        found = repr(next(filter(LONE_SURROGATE.search, values)))
-        raise ValueError(f"{what} must hold valid Unicode, found {found}; read the text in its own encoding")
-    return values
-
-
-def _item_texts(items: Iterable[ItemId]) -> tuple[list[str], str]:
-    """Checked ids as text, and the type they came in."""
-    raw_ids = _as_list(items, "items")
-    texts = _texts(raw_ids, "items")
-    if not texts:
-        raise ValueError("items must hold at least one id, found none; check what filled the list")
-    are_texts = [isinstance(raw_id, str) for raw_id in raw_ids]
-    if any(are_texts) and not all(are_texts):
-        place = are_texts.index(not are_texts[0])
-        found = f"{raw_ids[0]!r} at position 0 and {raw_ids[place]!r} at position {place}"
-        raise ValueError(f"items must be all text or all integers, found {found}; convert them to one type")
-    if "" in texts:
-        raise ValueError(f"an item id must not be empty, found '' at position {texts.index('')}; drop it or name it")
-    return texts, "str" if are_texts[0] else "int"
-
-
 def _title_table(titles: Any, texts: list[str]) -> dict[str, str]:
     """Titles by id text. NaN is what pandas reads from an empty field: no title, like `None`."""
     if isinstance(titles, Mapping):
-        by_text = dict(zip(_texts(list(titles), "the keys of titles"), titles.values(), strict=True))
+        by_text = dict(zip(texts_of(list(titles), "the keys of titles"), titles.values(), strict=True))
         titles = [by_text.get(text) for text in texts]
-    values = [None] * len(texts) if titles is None else _as_list(titles, "titles")
+    values = [None] * len(texts) if titles is None else as_list(titles, "titles")
     if len(values) != len(texts):
         raise ValueError(f"titles must be one for each of {len(texts)} items, found {len(values)}; use None for none")
     known = [i for i, it in enumerate(values) if not (it is None or (isinstance(it, float) and math.isnan(it)))]
-    return dict(zip([texts[i] for i in known], _texts([values[i] for i in known], "titles"), strict=True))
+    return dict(zip([texts[i] for i in known], texts_of([values[i] for i in known], "titles"), strict=True))
 
 
 def _read_titles(path: str | None) -> dict[str, str]:

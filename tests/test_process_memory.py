@@ -1,5 +1,6 @@
-"""Free memory goes back to the system, every few steps of a training on a CPU."""
+"""Free memory is kept between the batches of a ranking and goes back every few steps of a training on a CPU."""
 
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from hf_bert4rec import process_memory
-from hf_bert4rec.process_memory import STEPS_BETWEEN_TRIMS, ReturnFreeMemory, return_free_memory
+from hf_bert4rec.process_memory import STEPS_BETWEEN_TRIMS, ReturnFreeMemory, keep_free_memory, return_free_memory
 
 
 def resident_bytes():
@@ -28,6 +29,38 @@ def test_what_lies_free_between_blocks_in_use_goes_back():
 def test_a_c_library_without_the_call_gives_nothing_back(monkeypatch):
     monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: SimpleNamespace())
     assert not return_free_memory()
+
+
+# Blocks of 8 MB in two threes, as the layers of a ranking ask for them and free them.
+RANKING = """
+import resource, sys
+import numpy as np
+from hf_bert4rec.process_memory import keep_free_memory
+if sys.argv[1] == "kept":
+    assert keep_free_memory()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for time in range(20):
+    if time == 4:
+        start = faults()
+    for _ in range(2):
+        blocks = [np.ones(1_000_000) for _ in range(3)]
+        del blocks
+print(faults() - start)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library is not GNU's")
+def test_blocks_of_a_ranking_are_taken_from_what_was_freed():
+    faults = {}
+    for how in ("kept", "plain"):
+        command = [sys.executable, "-c", RANKING, how]
+        faults[how] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert faults["kept"] < faults["plain"] / 10
+
+
+def test_a_c_library_without_the_option_keeps_nothing(monkeypatch):
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: SimpleNamespace())
+    assert not keep_free_memory()
 
 
 def test_a_training_gives_memory_back_every_few_steps(monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, pruned_layer
-from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_columns, layer_at_positions
+from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_columns, layer_at_positions, layer_everywhere
 
 VARIANTS = [
     pytest.param(
@@ -224,3 +224,52 @@ def test_what_stands_in_for_a_projection_is_called(name):
     projection.__class__ = Doubled
     expected = layer(states, None)[torch.arange(4), columns]
     torch.testing.assert_close(one_column_of(layer, states, columns, None), expected)
+
+
+@pytest.fixture
+def piece_sizes(monkeypatch):
+    """Pieces of seven tokens; tells how many each call of a block's feed-forward takes: `sizes = piece_sizes(layer)`."""
+    monkeypatch.setattr(pruned_layer, "FEED_FORWARD_TOKENS", 7)
+
+    def watch(layer):
+        sizes = []
+        layer.intermediate.register_forward_hook(
+            lambda module, inputs, output: sizes.append(inputs[0][..., 0].numel())
+        )
+        return sizes
+
+    return watch
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_whole_block_in_pieces_gives_what_its_call_gives(variant, piece_sizes):
+    model = tiny_model(**variant)
+    layer, states = model.bert4rec.encoder.layer[0], torch.randn(4, 6, 16).double()
+    sizes = piece_sizes(layer)
+    with torch.no_grad():
+        found = layer_everywhere(layer, states, None)
+        assert sizes == [7, 7, 7, 3]
+        torch.testing.assert_close(found, layer(states, None))
+
+
+def test_a_block_is_called_whole_where_gradients_or_hooks_want_it(piece_sizes):
+    layer, states, seen = tiny_model().bert4rec.encoder.layer[0], torch.randn(4, 6, 16).double(), []
+    sizes = piece_sizes(layer)
+    layer_everywhere(layer, states, None)
+    hook = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        found = layer_everywhere(layer, states, None)
+    hook.remove()
+    assert sizes == [24, 24]
+    torch.testing.assert_close(found, seen[0])
+
+
+def test_ranking_reads_all_blocks_but_the_last_in_pieces(piece_sizes):
+    model = tiny_model()
+    sizes = piece_sizes(model.bert4rec.encoder.layer[0])
+    histories = torch.tensor([[4, 9, 3, 7, 12, 1], [5, 5, 8, 20, 11, 1]])
+    with torch.no_grad():
+        found = model.user_vectors(histories)
+        assert sizes == [7, 5]
+        whole = model(histories, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(found, model.cls.predictions.transform(model.bert4rec.LayerNorm(whole[:, -1])))

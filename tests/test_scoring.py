@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, scoring
 from hf_bert4rec.ranking import top_k_items
 from hf_bert4rec.scoring import ItemSimilarity, ModelScorer, RarityScorer
 
@@ -156,3 +156,11 @@ def test_of_items_that_are_as_likely_as_popular_rarity_ranks_the_likelier():
     assert best(0.0) == [[3, 4]]
     assert best(1.0)[0][0] == 9
     assert RarityScorer(Zipf(), 1.0).vocab_size == 13
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("meta", 0)])
+def test_a_scorer_on_a_cpu_keeps_the_memory_it_frees(monkeypatch, device, expected):
+    calls = []
+    monkeypatch.setattr(scoring, "keep_free_memory", lambda: calls.append(1))
+    ModelScorer(tiny_model().to(device))
+    assert len(calls) == expected
