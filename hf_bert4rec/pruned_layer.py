@@ -154,17 +154,15 @@ def _attention_of_one(attention, query_states: torch.Tensor, states: torch.Tenso
     sum of w (W x); the key's bias adds the same to every score. A seventh less to compute in ranking.
     """
     heads, size = attention.num_attention_heads, attention.attention_head_size
-    key, value = (
-        p.weight.unflatten(0, (heads, size)) for p in (attention.key, attention.value)
-    )  # (heads, size, hidden)
+    # (heads, size, hidden) each
+    key, value = (p.weight.unflatten(0, (heads, size)) for p in (attention.key, attention.value))
     query = attention.query(query_states[:, 0]).unflatten(1, (heads, size)).transpose(0, 1)  # (heads, batch, size)
     query = (query @ key).transpose(0, 1) * size**-0.5  # (batch, heads, hidden)
     scores = query @ states.transpose(1, 2)  # (batch, heads, length)
     if mask is not None:
         mask = mask[:, 0]  # (batch, 1, length)
-        scores = (
-            scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
-        )
+        lowest = torch.finfo(scores.dtype).min
+        scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
     attended = (scores.softmax(-1) @ states).transpose(0, 1)  # (heads, batch, hidden)
     return (attended @ value.transpose(1, 2)).transpose(0, 1).flatten(1)[:, None] + attention.value.bias
 
