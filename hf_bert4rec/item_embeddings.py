@@ -14,7 +14,7 @@ from .configuration_bert4rec import Bert4RecConfig
 
 
 class Bert4RecEmbeddings(nn.Module):
-    """Item embedding + learned position embedding (section 3.4 of the paper; no segments)."""
+    """Item embedding + learned position embedding (section 3.4 of the paper; no segments), unless blocks rotate by position."""
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
@@ -24,7 +24,9 @@ class Bert4RecEmbeddings(nn.Module):
             if config.scale_embedding
             else nn.Embedding(*sizes)
         )
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings = None
+        if config.backbone == "bert":
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm: nn.Module = nn.Identity()
         if config.embedding_layer_norm:
             self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -38,7 +40,9 @@ class Bert4RecEmbeddings(nn.Module):
     ) -> torch.Tensor:
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)  # (batch, length) -> (batch, length, hidden)
-        states = self.LayerNorm(inputs_embeds + self.position_embeddings(position_ids))
+        if self.position_embeddings is not None:
+            inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
+        states = self.LayerNorm(inputs_embeds)
         if states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
             # The blocks' sums too: casts between them and the products would take a fifteenth of a step.
             states = states.to(torch.get_autocast_dtype("cpu"))

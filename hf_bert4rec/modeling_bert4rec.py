@@ -2,8 +2,7 @@
 BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transformer blocks, a head over the catalogue.
 
 *Source:* Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
-(CIKM 2019), sections 3.2-3.5; blocks from `transformers.models.bert` (`norm_position="post"`) and
-`transformers.models.roberta_prelayernorm` (`"pre"`). Names of weights are BERT's, with `bert4rec.` for `bert.`.
+(CIKM 2019), sections 3.2-3.5; blocks as in `encoders`. Names of weights are BERT's, with `bert4rec.` for `bert.`.
 
 *Differences:* no segment embeddings; positions are counted from the attention mask; only positions that carry a label, or
 are asked for by `logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
@@ -18,11 +17,9 @@ from transformers.masking_utils import create_bidirectional_mask, create_causal_
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
-from transformers.models.bert.modeling_bert import BertEncoder, BertSelfAttention
-from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
-    RobertaPreLayerNormEncoder,
-    RobertaPreLayerNormSelfAttention,
-)
+from transformers.models.bert.modeling_bert import BertSelfAttention
+from transformers.models.modernbert.modeling_modernbert import ModernBertAttention
+from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormSelfAttention
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -31,6 +28,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .configuration_bert4rec import Bert4RecConfig
 from .cpu_attention import CPU_BF16
 from .dropout import draw_dropout_from_bits
+from .encoders import build_encoder, key_biases, position_inputs, start_values_as_identity
 from .event_window import event_mask, event_positions, is_padded_on_the_right, kept_events, previous_events
 from .item_embeddings import Bert4RecEmbeddings
 from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
@@ -45,14 +43,14 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
     config_class = Bert4RecConfig
     base_model_prefix = "bert4rec"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Bert4RecEmbeddings", "BertLayer", "RobertaPreLayerNormLayer"]
+    _no_split_modules = ["Bert4RecEmbeddings", "BertLayer", "RobertaPreLayerNormLayer", "_ModernBertBlock"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_record_outputs = {
         "hidden_states": GradientCheckpointingLayer,  # the blocks of either stack, and nothing else
-        "attentions": [BertSelfAttention, RobertaPreLayerNormSelfAttention],
+        "attentions": [BertSelfAttention, RobertaPreLayerNormSelfAttention, ModernBertAttention],
     }
 
     @torch.no_grad()
@@ -60,8 +58,8 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear) and self.config.linear_initializer == "xavier":
             init.xavier_normal_(module.weight)
-        if getattr(module, "starts_as_identity", False):
-            init.eye_(module.weight)
+        if hasattr(module, "identity_rows") and not getattr(module.weight, "_is_hf_initialized", False):
+            init.eye_(module.weight[module.identity_rows])
         if isinstance(module, Bert4RecPredictionHead) and module.bias is not None:
             init.zeros_(module.bias)
 
@@ -82,13 +80,12 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         super().__init__(config)
         self.gradient_checkpointing = False
         self.embeddings = Bert4RecEmbeddings(config)
-        self.encoder = RobertaPreLayerNormEncoder(config) if config.norm_position == "pre" else BertEncoder(config)
+        self.encoder = build_encoder(config)
         # A pre-norm stack ends in a sum of residuals, which nothing has normalised yet.
         has_norm = config.norm_position == "pre" and config.final_layer_norm
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if has_norm else nn.Identity()
-        for layer in self.encoder.layer:
-            for projection in (layer.attention.self.value, layer.attention.output.dense):
-                projection.starts_as_identity = config.value_initializer == "identity"
+        if config.value_initializer == "identity":
+            start_values_as_identity(self.encoder)
         draw_dropout_from_bits(self)
         self.post_init()
         self.train(self.training)
@@ -97,8 +94,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         """As of every module; also freezes the key biases, which `from_pretrained` makes trainable again."""
         # A key's bias shifts all scores of a query alike and the softmax takes it out again. Its gradient is rounding noise,
         # which Adam would blow up to steps of full size that differ from one split of a batch to another.
-        for layer in self.encoder.layer:
-            layer.attention.self.key.bias.requires_grad_(False)
+        for bias in key_biases(self.encoder):
+            bias.requires_grad_(False)
         return super().train(mode)
 
     def get_input_embeddings(self) -> nn.Embedding:
@@ -149,6 +146,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         if position_ids is None:
             position_ids = self._positions(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         hidden_states = self.embeddings(input_ids, inputs_embeds, position_ids)  # (batch, length, hidden)
+        kwargs |= position_inputs(self.config, position_ids)
         is_causal = self.config.is_decoder if is_causal is None else is_causal
         if is_causal:
             kwargs["is_causal"] = True

@@ -14,9 +14,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from .encoders import position_inputs
 from .event_window import event_positions, previous_events
 from .modeling_bert4rec import Bert4RecForMaskedLM
-from .pruned_layer import layer_at_columns
+from .pruned_layer import can_be_taken_apart, layer_at_columns
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAMES = ("scores", "user_vectors")
@@ -57,29 +58,40 @@ class RankingGraph(nn.Module):
         is_event = _newest(attention_mask.to(torch.bool), config.max_position_embeddings)
         positions = event_positions(is_event, config.position_origin == "newest")
         embedded = encoder.embeddings(input_ids, None, positions)  # (batch, length, hidden)
+        rotations = position_inputs(config, positions)
         own = input_ids.eq(cast(int, config.mask_token_id)).long().argmax(1, keepdim=True)  # (batch, 1)
         previous = previous_events(is_event).gather(1, own)
         readings = {"masked": [(config.is_decoder, own)], "causal": [(True, previous)]}
         readings["both"] = readings["causal"] + readings["masked"]
-        vectors: Any = [self._read(embedded, is_event, *reading) for reading in readings[config.reading]]
+        vectors: Any = [self._read(embedded, is_event, rotations, *reading) for reading in readings[config.reading]]
         vectors = sum(vectors) / len(vectors)  # (batch, hidden)
         return self.model.get_output_embeddings()(vectors), vectors
 
     def _read(
-        self, hidden_states: torch.Tensor, is_event: torch.Tensor, is_causal: bool, columns: torch.Tensor
+        self,
+        hidden_states: torch.Tensor,
+        is_event: torch.Tensor,
+        rotations: dict,
+        is_causal: bool,
+        columns: torch.Tensor,
     ) -> torch.Tensor:
         """The vectors, `(batch, hidden)`, that one reading gives at a column of each history."""
         encoder = self.model.bert4rec
+        *layers, last_layer = encoder.encoder.layer
         is_seen = is_event[:, None]  # (batch, 1, length): by which query, which events
         if is_causal:
             places = torch.arange(is_event.shape[1], device=is_event.device)
             # Padding sees itself: a softmax over nothing would be NaN, and NaN times a weight of zero is NaN.
             is_seen = is_seen & (places <= places[:, None]) | (places == places[:, None])  # (batch, length, length)
-        for layer in encoder.encoder.layer[:-1]:
-            hidden_states = layer(hidden_states, is_seen[:, None])
-        if is_causal:
-            is_seen = is_seen.gather(1, columns[..., None].expand(-1, -1, is_event.shape[1]))  # (batch, 1, length)
-        last = layer_at_columns(encoder.encoder.layer[-1], columns, hidden_states, is_seen[:, None])
+        for layer in layers:
+            hidden_states = layer(hidden_states, is_seen[:, None], **rotations)
+        if not can_be_taken_apart(last_layer):
+            last = last_layer(hidden_states, is_seen[:, None], **rotations)
+            last = last.gather(1, columns[..., None].expand(-1, -1, last.shape[2]))  # (batch, 1, hidden)
+        else:
+            if is_causal:
+                is_seen = is_seen.gather(1, columns[..., None].expand(-1, -1, is_event.shape[1]))  # (batch, 1, length)
+            last = layer_at_columns(last_layer, columns, hidden_states, is_seen[:, None])
         return self.model.cls.predictions.transform(encoder.LayerNorm(last[:, 0]))
 
 

@@ -21,6 +21,7 @@ CHANGED = {
     "linear_initializer": "xavier",
     "value_initializer": "identity",
     "layer_norm_eps": 1e-5,
+    "backbone": "modernbert",
     "norm_position": "pre",
     "final_layer_norm": False,
     "position_origin": "newest",

@@ -22,7 +22,7 @@ LEVELS = (
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
     | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index", "token_gate", "web_lists"},
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"}
-    | {"item_search", "row_parts"},
+    | {"item_search", "row_parts", "encoders"},
     {"item_head", "protocols"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "modeling_bert4rec_classification", "ranking_graph"}

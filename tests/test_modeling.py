@@ -10,20 +10,17 @@ from transformers import BertConfig, BertForMaskedLM
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
 
-SIZES = {
-    "vocab_size": 23,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 10,
-    "hidden_dropout_prob": 0.0,
-}
+SIZES = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 24, "max_position_embeddings": 10, "hidden_dropout_prob": 0.0}
 HISTORIES = [[4], [9, 3, 7, 1], [5, 5, 8, 20, 11, 1, 6]]
 VARIANTS = [
     pytest.param({"norm_position": n, "position_origin": origin, "is_decoder": causal}, id=f"{n}-{origin}-{causal}")
     for n, origin, causal in itertools.product(("post", "pre"), ("oldest", "newest"), (False, True))
 ] + [pytest.param({"norm_position": "pre", "final_layer_norm": False}, id="pre-without-final-norm")]
+# What holds for BERT's blocks holds for ModernBERT's too; what those compute is in test_encoders.
+MODERN = {"backbone": "modernbert", "norm_position": "pre", "embedding_layer_norm": False}
+BLOCKS = [{"norm_position": "post"}, {"norm_position": "pre"}, MODERN]
+ALL_VARIANTS = VARIANTS + [pytest.param(MODERN | {"is_decoder": c}, id=f"modernbert-{c}") for c in (False, True)]
 
 
 def tiny_model(dtype=torch.float64, attn_implementation="sdpa", **changes):
@@ -134,9 +131,10 @@ def test_scores_equal_the_equations_of_the_paper(variant, head_norm, embedding_n
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_neither_padding_nor_the_other_rows_of_a_batch_change_a_score(variant, attn_implementation):
     model = tiny_model(attn_implementation=attn_implementation, **variant)
+    model.to(torch.float32 if "backbone" in variant else torch.float64)  # ModernBERT's softmax is in single precision
     alone = torch.cat([model(torch.tensor([history])).logits[0] for history in HISTORIES])
     # A row of padding only must leave the others alone, too.
     for side, mates in itertools.product(("right", "left", "both"), ([], [[]], [[8] * 10])):
@@ -150,7 +148,7 @@ def test_neither_padding_nor_the_other_rows_of_a_batch_change_a_score(variant, a
             torch.testing.assert_close(kept[: len(alone)], alone)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_only_the_newest_max_position_embeddings_events_are_read(variant):
     model = tiny_model(**variant)
     history = torch.randint(3, 23, (1, 15))
@@ -185,7 +183,7 @@ def test_positions_that_are_given_count():
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_a_later_event_changes_an_earlier_output_only_without_a_causal_mask(variant, attn_implementation):
     model = tiny_model(attn_implementation=attn_implementation, **variant)
     vectors = model.get_input_embeddings()(torch.tensor([HISTORIES[2]])).detach().requires_grad_()
@@ -199,15 +197,15 @@ def test_a_later_event_changes_an_earlier_output_only_without_a_causal_mask(vari
             assert reached.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_a_causal_model_gives_a_beginning_the_same_outputs_whatever_follows(norm_position):
-    model, tokens = tiny_model(norm_position=norm_position, is_decoder=True), torch.tensor([HISTORIES[2]])
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_a_causal_model_gives_a_beginning_the_same_outputs_whatever_follows(blocks):
+    model, tokens = tiny_model(**blocks, is_decoder=True), torch.tensor([HISTORIES[2]])
     everything = model(tokens).logits
     for length in range(1, 7):
         torch.testing.assert_close(model(tokens[:, :length]).logits, everything[:, :length])
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_sdpa_and_eager_attention_agree(variant):
     model = tiny_model(torch.float32, **variant)
     tokens, mask = padded(HISTORIES, "both")
@@ -230,7 +228,7 @@ def test_flex_attention_agrees_where_no_gradient_is_needed(is_decoder):
     torch.testing.assert_close(kept, expected[tokens == 1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_the_loss_is_the_same_in_training_and_evaluation_and_equals_plain_cross_entropy(variant):
     model = tiny_model(**variant)
     tokens, mask = padded(HISTORIES, "left")
@@ -265,9 +263,9 @@ def test_accumulated_batches_give_the_gradient_of_the_whole_batch():
 
 
 @pytest.mark.parametrize("tie_word_embeddings", [True, False])
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_every_parameter_gets_a_gradient_and_a_batch_without_a_label_gives_zeros(norm_position, tie_word_embeddings):
-    model = tiny_model(norm_position=norm_position, tie_word_embeddings=tie_word_embeddings).train()
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_every_parameter_gets_a_gradient_and_a_batch_without_a_label_gives_zeros(blocks, tie_word_embeddings):
+    model = tiny_model(**blocks, tie_word_embeddings=tie_word_embeddings).train()
     tokens, _ = padded(HISTORIES, "right")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model(tokens, labels=labelled(tokens)).loss.backward()
@@ -280,13 +278,14 @@ def test_every_parameter_gets_a_gradient_and_a_batch_without_a_label_gives_zeros
     assert all((parameter.grad == 0).all() for parameter in trained)
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_gradient_checkpointing_gives_the_same_gradients(norm_position):
-    model = tiny_model(norm_position=norm_position).train()
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_gradient_checkpointing_gives_the_same_gradients(blocks):
+    model = tiny_model(**blocks).train()
     tokens, _ = padded(HISTORIES, "right")
     inputs = {"input_ids": tokens, "labels": labelled(tokens)}
     counted = []
-    model.bert4rec.encoder.layer[0].intermediate.register_forward_hook(lambda *_: counted.append(1))
+    _, part, *_ = model.bert4rec.encoder.layer[0].children()
+    part.register_forward_hook(lambda *_: counted.append(1))
     plain = gradients(model, **inputs)
     assert len(counted) == 1
     model.activation_checkpointing_enable()
@@ -296,9 +295,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(norm_position):
         torch.testing.assert_close(checkpointed[name], gradient)
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_half_precision_stays_close_to_single(norm_position):
-    model = tiny_model(torch.float32, norm_position=norm_position)
+@pytest.mark.parametrize("blocks", BLOCKS)
+def test_half_precision_stays_close_to_single(blocks):
+    model = tiny_model(torch.float32, **blocks)
     tokens, mask = padded(HISTORIES, "right")
     labels = labelled(tokens)
     expected = model(tokens, mask, labels=labels)
@@ -373,7 +372,7 @@ def test_dropout_is_for_training_only():
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ALL_VARIANTS)
 def test_the_product_of_user_and_item_vectors_is_the_score(variant, side):
     model = tiny_model(**variant, mask_token_id=2)
     tokens, mask = padded([[2], [4, 2], [9, 3, 7, 2, 5], [*range(3, 14), 2]], side)
