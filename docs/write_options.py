@@ -119,7 +119,7 @@ def recipes_table() -> str:
     lines = [
         "### train: the recipes",
         "",
-        "`--recipe auto`, the default, takes `sparse` or `default`; see `--recipe`.",
+        "`--recipe auto`, the default, takes `sparse`, `small` or `default`; see `--recipe`.",
         "",
     ]
     lines += ["| option | " + " | ".join(RECIPES) + " |", "|---|" + "---|" * len(RECIPES)]

@@ -200,7 +200,7 @@ class Bert4RecConfig(PreTrainedConfig):
         if self.backbone == "modernbert" and self.norm_position == "post":
             raise ValueError(
                 "backbone is 'modernbert' and norm_position 'post': its blocks normalise what they read; choose norm_position "
-                "'pre'."
+                "'pre' or backbone 'bert'."
             )
         if self.backbone == "modernbert" and self.hidden_size / self.num_attention_heads % 2:
             raise ValueError(

@@ -187,7 +187,7 @@ MEASURED: dict[str, tuple[str, str, Figures, Figures]] = {
         (0.012, 0.0082),
     ),
     "ml-100k": (
-        "BERT4Rec, recipe default, ModernBERT's blocks",
+        "BERT4Rec, recipe small",
         "examples/04_reproduce.py ml-100k",
         (0.2100, 0.1083),
         (0.026, 0.0155),

@@ -35,7 +35,7 @@ from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .plots import has_matplotlib, plot_run
 from .process_memory import ReturnFreeMemory
 from .publishing import open_repository, push_run
-from .recipes import AUTO, RECIPES, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
+from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
@@ -77,8 +77,8 @@ class SequenceOptions:
     recipe: str = field(
         default=AUTO,
         metadata={
-            "help": f"Named set of defaults for model and training: {', '.join(RECIPES)}; {AUTO} is sparse for a log with fewer "
-            f"than {SPARSE_EVENTS_PER_ITEM} training events an item, else default. Options given win."
+            "help": f"Named set of defaults for model and training: {', '.join(RECIPES)}; {AUTO} is sparse with fewer than "
+            f"{SPARSE_EVENTS_PER_ITEM} training events an item, small with fewer than {SMALL_NUM_USERS} users. Options given win."
         },
     )
     mlm_probability: float = field(default=0.2, metadata={"help": "Share of items hidden in each sequence (rho)."})

@@ -38,8 +38,13 @@ def test_every_value_of_a_recipe_is_an_option_and_no_two_recipes_are_equal():
     assert all(one != other for place, one in enumerate(values) for other in values[place + 1 :])
 
 
-@pytest.mark.parametrize(("num_items", "expected"), [(2, "default"), (40, "sparse")])
-def test_a_run_that_names_no_recipe_takes_the_one_that_suits_its_log(num_items, expected, tmp_path):
+@pytest.mark.parametrize(
+    ("num_items", "small", "expected"), [(2, 40, "default"), (2, 41, "small"), (40, 41, "sparse"), (40, 40, "sparse")]
+)
+def test_a_run_that_names_no_recipe_takes_the_one_that_suits_its_log(
+    num_items, small, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hf_bert4rec.recipes.SMALL_NUM_USERS", small)
     # Forty users of four events each train on eighty events: forty for each of two items, two for each of forty.
     events = [(user, (user + step) % num_items, step) for user in range(40) for step in range(4)]
     log = pd.DataFrame(events, columns=["user_id", "item_id", "timestamp"])
@@ -52,9 +57,12 @@ def test_a_run_that_names_no_recipe_takes_the_one_that_suits_its_log(num_items, 
         assert record["sequence_options"]["recipe"] == expected
         assert record["training_arguments"]["learning_rate"] == RECIPES[expected]["learning_rate"]
         assert config.value_initializer == ("identity" if expected == "sparse" else "linear")
+        assert config.backbone == ("modernbert" if expected == "small" else "bert")
         assert config.head_transform == given.get("head_transform", False)
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist(tmp_path):
-    with pytest.raises(ValueError, match="There is no recipe 'papre'; choose one of auto, default, sparse, paper"):
+    with pytest.raises(
+        ValueError, match="There is no recipe 'papre'; choose one of auto, default, small, sparse, paper"
+    ):
         train(tmp_path / "log.csv", tmp_path / "run", recipe="papre")
