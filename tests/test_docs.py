@@ -179,7 +179,7 @@ def test_the_page_of_options_says_flag_kind_default_and_one_sentence():
         "| `--causal_probability NUMBER` | `0.5` | Share of samples that predict every item from those before it; 1 trains the "
         "causal sibling (SASRec). |",
         "| `--max_steps INT` | `-1` | Overrides `num_train_epochs`. |",
-        "| `mlm_probability` | 0.2 | 0.4 | 0.2 | 0.2 | 0.15 | 0.2 |",
+        "| `mlm_probability` | 0.2 | 0.2 | 0.4 | 0.2 | 0.2 | 0.15 | 0.2 |",
         "The options of [prepare: log](#prepare-log).",
     ):
         assert f"\n{line}\n" in page, line

@@ -147,13 +147,14 @@ def test_the_training_section_names_what_is_not_by_default(world, tmp_path):
 
     text = card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md")
     assert row("recipe", text) == [
-        "default",
+        "small",
         "but for `hidden_size`",
         "`intermediate_size`",
         "`num_train_epochs`",
     ]
     fields = ["`intermediate_size=32`", "`norm_position='pre'`", "`position_origin='newest'`", "`reading='both'`"]
     fields += ["`embedding_layer_norm=False`", "`scale_embedding=True`", "`head_transform=False`"]
+    fields += ["`backbone='modernbert'`", "`hidden_dropout_prob=0.3`"]
     assert sorted(row("architecture", text)) == sorted(fields)
     run = shutil.copytree(world / "run", tmp_path / "run")
     sparse = {"linear_initializer": "xavier", "value_initializer": "identity"}
