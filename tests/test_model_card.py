@@ -146,12 +146,7 @@ def test_the_training_section_names_what_is_not_by_default(world, tmp_path):
         return re.search(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)[1].split(", ")
 
     text = card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md")
-    assert row("recipe", text) == [
-        "small",
-        "but for `hidden_size`",
-        "`intermediate_size`",
-        "`num_train_epochs`",
-    ]
+    assert row("recipe", text) == ["small", "but for `hidden_size`", "`intermediate_size`", "`num_train_epochs`"]
     fields = ["`intermediate_size=32`", "`norm_position='pre'`", "`position_origin='newest'`"]
     fields += ["`embedding_layer_norm=False`", "`scale_embedding=True`", "`head_transform=False`"]
     reading = json.loads((world / "run" / "config.json").read_text())["reading"]  # whichever was best on validation
