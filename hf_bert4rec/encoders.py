@@ -22,7 +22,7 @@ from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm impo
 
 from .configuration_bert4rec import Bert4RecConfig
 
-# Slowest of the rotations, one turn in so many positions; that of ModernBERT's blocks that see everything.
+# Base of the speeds of rotation; that of ModernBERT's blocks that see everything.
 ROTARY_BASE = 160_000.0
 OUR_NAMES = {
     "attention_dropout": "attention_probs_dropout_prob",

@@ -24,7 +24,7 @@ def world(tmp_path_factory):
     log.to_csv(folder / "films.csv", index=False)
     data = prepare(folder / "films.csv", folder / "data")
     for name, options in {"run": {}, "seed7": {"seed": 7}, "paper": {"recipe": "paper", "seed": 8}}.items():
-        train(data, folder / name, **TINY, **options)
+        train(data, folder / name, **TINY, **{"recipe": "default"} | options)
         for protocol in ("full-catalogue", "unfiltered"):
             found = evaluate_run(folder / name, data, protocol=protocol, with_coverage=True)
             (folder / f"{name}-{protocol}.json").write_text(json.dumps(found))
@@ -146,11 +146,14 @@ def test_the_training_section_names_what_is_not_by_default(world, tmp_path):
         return re.search(rf"^\| {name} \| (.*) \|$", text, re.MULTILINE)[1].split(", ")
 
     text = card_of(world, "run-full-catalogue", output_file=tmp_path / "card.md")
-    assert row("recipe", text) == ["small", "but for `hidden_size`", "`intermediate_size`", "`num_train_epochs`"]
-    fields = ["`intermediate_size=32`", "`norm_position='pre'`", "`position_origin='newest'`"]
+    assert row("recipe", text) == [
+        "default",
+        "but for `hidden_size`",
+        "`intermediate_size`",
+        "`num_train_epochs`",
+    ]
+    fields = ["`intermediate_size=32`", "`norm_position='pre'`", "`position_origin='newest'`", "`reading='both'`"]
     fields += ["`embedding_layer_norm=False`", "`scale_embedding=True`", "`head_transform=False`"]
-    reading = json.loads((world / "run" / "config.json").read_text())["reading"]  # whichever was best on validation
-    fields += ["`backbone='modernbert'`"] + [f"`{reading=}`"] * (reading != "masked")
     assert sorted(row("architecture", text)) == sorted(fields)
     run = shutil.copytree(world / "run", tmp_path / "run")
     sparse = {"linear_initializer": "xavier", "value_initializer": "identity"}
