@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from hf_bert4rec import evaluate_run, load_data, prepare, train, write_model_card
+from hf_bert4rec.cpu_attention import has_bf16_products
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -60,7 +61,7 @@ def main():
     for seed in arguments.seeds or recipe["seeds"]:
         runs.append(arguments.output_dir / f"{row}-{seed}")
         if not runs[-1].exists():
-            train(data, runs[-1], seed=seed, **recipe["train"])
+            train(data, runs[-1], seed=seed, **recipe["train"] | ({} if has_bf16_products() else {"bf16": False}))
         for protocol in recipe["protocols"]:
             metrics.append(arguments.output_dir / f"{row}-{seed}-{protocol}.json")
             if not metrics[-1].exists():

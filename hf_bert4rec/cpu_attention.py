@@ -8,14 +8,44 @@ At the lengths of histories, a few hundred events, four plain products and a sof
 *Differences:* none in the mathematics; scores and weights are in bfloat16, the softmax's sums in float32.
 """
 
+import logging
+
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .dropout import BitDropout
 
+logger = logging.getLogger(__name__)
+
 CPU_BF16 = "cpu_bf16"
+
+
+def has_bf16_products() -> bool:
+    r"""
+    Whether this machine multiplies in bfloat16 at a useful rate: an accelerator, or a processor whose instructions oneDNN
+    has kernels for. Elsewhere torch falls back to loops: a training step takes nine times as long as in float32.
+
+    Example:
+        >>> options = {"bf16": has_bf16_products()}  # of `train`
+    """
+    return torch.accelerator.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def choose_attention(model: PreTrainedModel, arguments: TrainingArguments):
+    r"""
+    Give a model that is trained in bfloat16 on a CPU the attention of this module; any other keeps its own.
+
+    Args:
+        model (`PreTrainedModel`): About to be trained; changed in place.
+        arguments (`TrainingArguments`): Of the training.
+    """
+    if not arguments.bf16 or arguments.device.type != "cpu":
+        return
+    if not has_bf16_products():
+        logger.warning("This processor has no bfloat16 instructions: --bf16 is many times slower here; leave it out.")
+    model.set_attn_implementation(CPU_BF16)
 
 
 class _Attention(torch.autograd.Function):

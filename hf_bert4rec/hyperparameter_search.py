@@ -15,7 +15,7 @@ from typing import Any
 import transformers
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from .cpu_attention import CPU_BF16
+from .cpu_attention import choose_attention
 from .evaluation import TrainerRanking
 from .fine_tuning import StartOptions
 from .interactions import InteractionData, InteractionOptions
@@ -209,8 +209,7 @@ class _Trials:
         vars(self.collator).update(vars(collator_of(chosen, self.data.num_items, arguments.seed)))
         model_class = Bert4RecForCausalLM if self.collator.causal_probability == 1 else Bert4RecForMaskedLM
         model = model_class(config_of(chosen, self.data.num_items))
-        if arguments.bf16 and arguments.device.type == "cpu":
-            model.set_attn_implementation(CPU_BF16)
+        choose_attention(model, arguments)
         # Dropout as in `train`, whose `Trainer` seeds once more behind the weights.
         transformers.set_seed(arguments.seed)
         return model

@@ -24,7 +24,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 
 from .catalogue import tokenizer_of
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
-from .cpu_attention import CPU_BF16
+from .cpu_attention import choose_attention
 from .data_collator import DataCollatorForCloze
 from .energy import measure_energy
 from .evaluation import TrainerRanking
@@ -362,8 +362,7 @@ class _Run:
         model = Bert4RecForCausalLM(self.config) if is_causal else Bert4RecForMaskedLM(self.config)
         if self.start is not None:
             self.start.continue_as(model, self.data)
-        if self.arguments.bf16 and self.arguments.device.type == "cpu":
-            model.set_attn_implementation(CPU_BF16)
+        choose_attention(model, self.arguments)
         self.trainer = self._trainer(model)
         self.clock.meter = measure_energy(self.trainer)
         self.trainer.train(resume_from_checkpoint=checkpoint)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
-from hf_bert4rec.cpu_attention import CPU_BF16, cpu_bf16_attention
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, cpu_attention
+from hf_bert4rec.cpu_attention import CPU_BF16, choose_attention, cpu_bf16_attention, has_bf16_products
 
 
 def projections(dtype=torch.bfloat16, queries=9):
@@ -110,3 +111,24 @@ def test_under_autocast_the_blocks_states_are_in_the_type_of_the_products():
         model(input_ids=tokens, attention_mask=torch.ones_like(tokens), labels=labels).loss.backward()
     assert dtypes and set(dtypes) == {torch.bfloat16}
     assert {parameter.grad.dtype for parameter in model.parameters() if parameter.grad is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize(("bf16", "has_products"), [(True, False), (True, True), (False, False)])
+def test_training_in_bf16_warns_where_a_processor_has_no_instructions_for_it(monkeypatch, caplog, bf16, has_products):
+    monkeypatch.setattr(cpu_attention, "has_bf16_products", lambda: has_products)
+    model = Bert4RecForMaskedLM(
+        Bert4RecConfig(vocab_size=20, hidden_size=16, num_attention_heads=2, intermediate_size=8)
+    )
+    with caplog.at_level("WARNING"):
+        choose_attention(model, TrainingArguments("unused", bf16=bf16, use_cpu=True, report_to="none"))
+    assert ("leave it out" in caplog.text) == (bf16 and not has_products)
+    assert (model.config._attn_implementation == CPU_BF16) == bf16
+
+
+def test_bf16_products_are_those_of_the_accelerator_or_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda found=supported: found)
+        assert has_bf16_products() == supported
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert has_bf16_products()
