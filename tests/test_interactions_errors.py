@@ -144,6 +144,19 @@ def test_parquet_files_that_do_not_go_together_are_named(tmp_path):
     refused(tmp_path, [tmp_path / "0.parquet", tmp_path / "2.csv"], "mixes Parquet with other files")
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("column", "match"), [("time", "'-?(nan|inf)' is not a time"), ("rating", "'-?(nan|inf)' is not a rating")]
+)
+def test_a_number_that_is_none_is_found_among_doubles(tmp_path, column, match, value, as_file):
+    log = pa.table({"user_id": ["u"] * 3, "item_id": list("abc"), column: [1.0, value, 2.0]})
+    if as_file:
+        pq.write_table(log, tmp_path / "log.parquet")
+        log = tmp_path / "log.parquet"
+    refused(tmp_path, log, f"row 2: {match}", min_rating=0 if column == "rating" else None)
+
+
 @pytest.mark.parametrize(
     ("log", "match"),
     [

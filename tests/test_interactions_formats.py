@@ -185,6 +185,19 @@ def test_files_are_one_log_in_the_order_of_the_list_and_of_the_names(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["log.parquet", "log.jsonl", "log.csv"])
+def test_the_name_of_a_folder_never_takes_the_place_of_a_column(tmp_path, name):
+    folder = tmp_path / "user_id=9" / "c1=8"
+    folder.mkdir(parents=True)
+    if name == "log.parquet":
+        pq.write_table(pa.table({"user_id": ["u"], "item_id": ["a"]}), folder / name)
+    elif name == "log.jsonl":
+        (folder / name).write_text('{"user_id": "u", "item_id": "a"}\n')
+    else:
+        (folder / name).write_text("user_id,item_id\nu,a\n")
+    assert histories(prepare(folder / name, tmp_path / "data", **KEEP_ALL)) == {"u": ["a"]}
+
+
 def test_an_id_that_is_no_number_may_come_after_many_that_are(tmp_path):
     with (tmp_path / "log.csv").open("w") as file:
         file.write("user_id,item_id\n")

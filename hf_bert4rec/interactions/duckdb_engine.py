@@ -69,7 +69,8 @@ class DuckDBEngine:
 
     def parquet_rows(self, paths: list[str]) -> str:
         found = ", ".join(path_literal(path) for path in paths)
-        return f"read_parquet([{found}], binary_as_string = true, file_row_number = true)"
+        # A folder named `user_id=9` would take the place of the column of that name.
+        return f"read_parquet([{found}], binary_as_string = true, file_row_number = true, hive_partitioning = false)"
 
     def microseconds(self, name: str) -> str:
         return f"epoch_us(try_cast({name} as timestamptz))"

@@ -17,7 +17,7 @@ from typing import Any
 from .engine import Engine
 from .log import LoadedLog
 from .options import InteractionOptions
-from .times import IS_FINITE, shown_time, time_expression
+from .times import finite, shown_time, time_expression
 
 # Later scans pay for a copy of the rows when this share of them, or less, is left.
 SHARE_WORTH_A_COPY = 0.75
@@ -253,7 +253,7 @@ def _refuse_null(engine: Engine, log: LoadedLog, role: str, condition: str) -> N
 
 def _rating_condition(engine: Engine, log: LoadedLog, min_rating: float) -> str:
     rating = "try_cast(rating_value as double)"
-    row = engine.value(f"select min(row_index) from log where {rating} is null or not ({rating} {IS_FINITE})")
+    row = engine.value(f"select min(row_index) from log where {rating} is null or not ({finite(rating)})")
     if row is not None:
         value = engine.value(f"select cast(rating_value as string) from log where row_index = {row}")
         found = "no rating" if value is None else f"{value!r} is not a rating"

@@ -76,7 +76,8 @@ class TextSource:
             f"select {', '.join(f'c{position} as {role}_value' for role, position in chosen.items())} "
             f"from read_csv({path_literal(path)}, columns = {{{columns}}}, auto_detect = false, null_padding = false, "
             f"delim = {literal(self.format.separator)}, quote = {quote}, escape = {quote}, strict_mode = {is_strict}, "
-            f"header = {self.format.has_header}, skip = {self._num_blank_lines}, compression = '{_compression(path)}')"
+            f"header = {self.format.has_header}, skip = {self._num_blank_lines}, compression = '{_compression(path)}', "
+            "hive_partitioning = false)"
         )
 
     def place(self, row: int) -> str:
@@ -117,7 +118,7 @@ class JsonSource:
         columns = ", ".join(f"{name}: 'JSON'" for name in names.values())
         return (
             f"select {', '.join(selected)} from read_json({path_literal(path)}, columns = {{{columns}}}, "
-            f"format = 'newline_delimited', compression = '{_compression(path)}')"
+            f"format = 'newline_delimited', compression = '{_compression(path)}', hive_partitioning = false)"
         )
 
     def place(self, row: int) -> str:

@@ -14,7 +14,16 @@ from .engine import Engine
 from .log import LoadedLog
 
 EPOCH = datetime.datetime(1970, 1, 1)
-IS_FINITE = "between -1.7e308 and 1.7e308"
+
+
+def finite(number: str) -> str:
+    """
+    SQL that tells whether a double is a number and not infinite. A comparison with bounds would be answered from the minima and
+    maxima that a Parquet file states, which leave NaN out.
+    """
+    return f"{number} - {number} = 0"
+
+
 # Kind: expression, condition. Casts would round "1.5" to 2 for an integer and take "infinity" for a date.
 WHOLE = "time_value not like '%.%' and time_value not like '%e%' and time_value not like '%E%'"
 DATED = "ltrim(time_value) between '0' and ':'"
@@ -22,7 +31,7 @@ BELOW_MICROSECONDS = "rpad(regexp_extract(time_value, '[.][0-9]{6}([0-9]{1,3})',
 NUMBER_KINDS = {
     "integer": ("try_cast(time_value as bigint)", WHOLE),
     "large integer": ("try_cast(time_value as decimal(38, 0))", WHOLE),
-    "float": ("try_cast(time_value as double)", f"try_cast(time_value as double) {IS_FINITE}"),
+    "float": ("try_cast(time_value as double)", finite("try_cast(time_value as double)")),
 }
 
 
@@ -38,7 +47,7 @@ def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
     if "time" not in log.kinds:
         return "0", "order"
     if (kind := log.kinds["time"]) != "text":
-        wrong = f"time_value is null or not time_value {IS_FINITE}" if kind == "float" else "time_value is null"
+        wrong = f"time_value is null or not ({finite('time_value')})" if kind == "float" else "time_value is null"
         _refuse(engine, log, engine.value(f"select min(row_index) from log where {wrong}"))
         return "time_value", kind
     first_wrong = []
