@@ -15,7 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from .configuration_bert4rec import Bert4RecConfig
+from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
+from .error_text import one_line
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
@@ -38,15 +39,36 @@ def load_run(folder: str | Path) -> tuple[Bert4RecForMaskedLM, Bert4RecTokenizer
 
     Raises:
         FileNotFoundError: If the folder or one of its files is missing.
-        ValueError: If it holds a model that is not BERT4Rec.
+        ValueError: If it holds a model that is not BERT4Rec, or files that are damaged or do not belong together.
     """
     folder = Path(folder)
     check_run(folder)
     try:
-        model = Bert4RecForMaskedLM.from_pretrained(folder)
+        model, found = Bert4RecForMaskedLM.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
     except SafetensorError as error:
         raise ValueError(f"{folder / 'model.safetensors'} is damaged ({error}); copy the model again.") from error
-    return model.eval(), Bert4RecTokenizer.from_pretrained(folder)
+    for kind in ("mismatched", "missing", "unexpected"):
+        # `from_pretrained` would draw such weights at random, or leave them out.
+        if keys := sorted(key if isinstance(key, str) else key[0] for key in found[f"{kind}_keys"]):
+            raise ValueError(
+                f"The weights in {folder} are not those of its config.json ({len(keys)} {kind}, such as {keys[0]}); copy the "
+                "model again."
+            )
+    try:
+        tokenizer = Bert4RecTokenizer.from_pretrained(folder)
+    except Exception as error:  # of any kind: files are read by several libraries
+        raise ValueError(
+            f"The tokenizer in {folder} cannot be read ({one_line(error)}); copy the model again."
+        ) from error
+    num_items = model.config.vocab_size - FIRST_ITEM_TOKEN
+    if tokenizer.num_items != num_items:
+        raise ValueError(
+            f"The model in {folder} has {num_items} items, its tokenizer {tokenizer.num_items}; copy the two that belong "
+            "together."
+        )
+    return model.eval(), tokenizer
 
 
 def check_run(folder: Path):
@@ -66,9 +88,10 @@ def check_run(folder: Path):
         if not (folder / name).exists() and not (folder / f"{name}.index.json").exists():
             raise FileNotFoundError(f"{folder} has no {name}; give the folder of a trained model, or train it again.")
     try:
-        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read: {error}; copy the model again.") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != Bert4RecConfig.model_type:
         raise ValueError(
             f"{folder} holds a model of type {model_type!r}, not 'bert4rec'; give the folder of a BERT4Rec."

@@ -1,12 +1,14 @@
 """What a run leaves on disk when it is stopped at the worst moment: the newest whole checkpoint, the old run or the new."""
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from hf_bert4rec.run_folder import begin, finish, last_checkpoint
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer
+from hf_bert4rec.run_folder import begin, finish, last_checkpoint, load_run
 
 DATA = SimpleNamespace(num_users=10, num_items=20, num_events=70)
 OPTIONS = {"learning_rate": 0.01, "betas": (0.9, 0.98), "logging_dir": Path("logs")}
@@ -130,3 +132,54 @@ def test_a_crash_between_the_renames_leaves_the_old_run(partial, old_run, monkey
         finish(partial, old_run)
     assert old_run.is_dir(), "the old run is lost"
     assert names(old_run) == ["model.safetensors", "of_the_old_run"]
+
+
+@pytest.fixture
+def model_folder(tmp_path):
+    folder = tmp_path / "model"
+    config = Bert4RecConfig(vocab_size=6, hidden_size=8, num_attention_heads=2, intermediate_size=8)
+    Bert4RecForMaskedLM(config).save_pretrained(folder)
+    Bert4RecTokenizer.from_items(["a", "b", "c"]).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"num_hidden_layers": 3}, r"not those of its config.json \(\d+ missing, such as bert4rec.encoder.layer.2"),
+        ({"num_hidden_layers": 1}, r"not those of its config.json \(\d+ unexpected, such as bert4rec.encoder.layer.1"),
+        (
+            {"max_position_embeddings": 20},
+            r"not those of its config.json \(1 mismatched, such as .*position_embeddings",
+        ),
+    ],
+)
+def test_weights_of_another_architecture_are_refused_and_never_drawn_at_random(model_folder, changed, match):
+    config = json.loads((model_folder / "config.json").read_text())
+    (model_folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(ValueError, match=match):
+        load_run(model_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("config.json", "[1]", "holds a model of type None, not 'bert4rec'"),
+        ("tokenizer.json", "", "The tokenizer in .*model cannot be read .*; copy the model again"),
+        ("tokenizer.json", "[1]", "The tokenizer in .*model cannot be read"),
+        ("tokenizer.json", "{}", "The tokenizer in .*model cannot be read"),
+        ("tokenizer_config.json", "[1]", "The tokenizer in .*model cannot be read"),
+    ],
+)
+def test_a_damaged_file_of_a_model_is_one_line_that_names_the_folder(model_folder, name, content, match):
+    assert load_run(model_folder)[1].item_ids == ["a", "b", "c"]
+    (model_folder / name).write_text(content)
+    with pytest.raises(ValueError, match=match) as caught:
+        load_run(model_folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_tokenizer_of_another_model_is_refused(model_folder):
+    Bert4RecTokenizer.from_items(["a", "b", "c", "d"]).save_pretrained(model_folder)
+    with pytest.raises(ValueError, match="model has 3 items, its tokenizer 4; copy the two that belong together"):
+        load_run(model_folder)
