@@ -149,17 +149,23 @@ def test_recommend_answers_a_history_a_user_and_nothing_at_all(world, capsys):
 
 def test_a_file_is_answered_line_by_line_and_a_bad_line_does_not_stop_the_rest(world, capsys, tmp_path):
     lines = ['["01"]', '{"history": [2], "user_id": 7}', "no json", '{"items": []}', "", '"01"', b"\xff[]", "[]"]
+    lines += [
+        "[" * 100_000,
+        r'{"history": ["01"], "user_id": "\ud800"}',
+        r'{"history": ["01"], "user_id": "\ud83d\ude00"}',
+    ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines))
     assert main(["recommend", str(world / "run"), "--input_file", str(source), "--output_file", str(target)]) == 0
     answers = [json.loads(line) for line in target.read_text().splitlines()]
-    assert [answer.get("line") for answer in answers] == [None, None, 3, 4, 6, 7, None]
+    assert [answer.get("line") for answer in answers] == [None, None, 3, 4, 6, 7, None, 9, 10, None]
     assert answers[1]["user_id"] == 7
     assert answers[1]["num_unknown"] == 1  # 2 is not 02: ids are text
     assert answers[6]["is_popularity"] is True
+    assert answers[9]["user_id"] == "\U0001f600"
     reported = capsys.readouterr().err
     assert "line 3: no JSON" in reported
-    assert "4 bad lines" in reported
+    assert "6 bad lines" in reported
 
 
 def test_without_an_output_file_the_answers_go_to_standard_output(world, capsys, tmp_path):

@@ -147,11 +147,15 @@ def _parsed(line: bytes, number: int, recommender: Pipeline, unknown_items: str)
     try:
         value = json.loads(line)
         keys = {key: kept for key, kept in value.items() if key != "history"} if isinstance(value, dict) else {}
+        if b"\\ud" in line.lower():  # half a character, which cannot be written again
+            json.dumps(value, ensure_ascii=False).encode()
         recommender.preprocess(value, unknown_items=unknown_items)
         return {"history": value["history"] if isinstance(value, dict) else value, "keys": keys}
     except json.JSONDecodeError as error:
         return {"line": number, "error": f"no JSON: {error.msg} at column {error.colno}"}
     except UnicodeDecodeError as error:
         return {"line": number, "error": f"not UTF-8: {error.reason} at byte {error.start}"}
+    except RecursionError:
+        return {"line": number, "error": "no history: lists within too many lists"}
     except ValueError as error:
         return {"line": number, "error": one_line(error)}
