@@ -133,6 +133,15 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+def check_output(output_dir: Path, overwrite: bool):
+    """Refuse a folder that a run may not take the place of: what exists, unless it is a model and that is asked for."""
+    if output_dir.exists() and not overwrite:
+        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
+    is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
+    if not is_free and not (output_dir / "config.json").exists():
+        raise FileExistsError(f"{output_dir} is not the folder of a model, and stays as it is; give another folder.")
+
+
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):
     """Make the folder of an unfinished run, or check that the one there was begun with the same options and data."""
     begun = options | {"num_users": data.num_users, "num_items": data.num_items, "num_events": data.num_events}

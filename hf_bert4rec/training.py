@@ -38,7 +38,7 @@ from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
-from .run_folder import RUN_FILE, SESSIONS_FILE, begin, finish, last_checkpoint
+from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
 
@@ -145,7 +145,7 @@ def train(
     Raises:
         ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued, or
             if the partial run has other options.
-        FileExistsError: If `output_dir` exists.
+        FileExistsError: If `output_dir` exists, or if it is to be replaced and is not the folder of a model.
         OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
     output_dir = Path(output_dir)
@@ -153,8 +153,7 @@ def train(
     partial = output_dir.with_name(output_dir.name + ".partial")
     start = start_of(options)
     chosen = sorted_options(options, start)
-    if output_dir.exists() and not overwrite:
-        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
+    check_output(output_dir, overwrite)
     arguments = training_arguments(chosen[TrainingArguments], partial)
     check_reporters(arguments)
     config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared

@@ -29,14 +29,30 @@ def write_whole_file(path: Path, text: str):
         partial.write_text(text, encoding="utf-8")
 
 
-@contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def check_replaceable(path: Path, *, overwrite: bool, inputs: tuple[str, ...]):
     """
-    A folder to write into, which takes the name of the path once all is written; nothing is left of one that fails. What
-    exists is refused before anything is made, unless it is to be replaced.
+    Refuse to replace what exists, unless that is asked for and it can be an earlier output: no file, no folder with folders
+    in it, and none with a file that tells an input, such as prepared data or a model.
     """
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; give another folder, or --overwrite_output_dir to replace it.")
+    found = path.iterdir() if path.is_dir() else [path] if path.exists() else []
+    for entry in found:
+        if entry == path or entry.is_dir() or entry.name in inputs:
+            raise FileExistsError(
+                f"{path} is no earlier output of this command (it has {entry.name}), and stays; give another folder."
+            )
+
+
+@contextmanager
+def whole_folder(
+    path: Path, *, overwrite: bool = False, inputs: tuple[str, ...] = ("data.json", "config.json")
+) -> Iterator[Path]:
+    """
+    A folder to write into, which takes the name of the path once all is written; nothing is left of one that fails. What
+    exists is refused before anything is made, unless it is to be replaced and may be, see [`check_replaceable`].
+    """
+    check_replaceable(path, overwrite=overwrite, inputs=inputs)
     partial = path.with_name(path.name + ".partial")
     if (partial / OPTIONS_FILE).exists():
         raise FileExistsError(f"{partial} is an unfinished training; finish it, or give another folder.")

@@ -240,6 +240,16 @@ def test_an_existing_run_is_refused_untouched_or_replaced_on_demand(data, tmp_pa
     assert (run / "model.safetensors").read_bytes() != before
 
 
+def test_what_is_no_model_is_never_replaced_by_a_run(data, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("mine")
+    for folder in (data.folder, tmp_path / "home", tmp_path / "home" / "letter.txt"):
+        with pytest.raises(FileExistsError, match="is not the folder of a model, and stays as it is; give another"):
+            train(data, folder, max_steps=1, overwrite=True, **TINY)
+    assert (data.folder / "data.json").exists()
+    assert (tmp_path / "home" / "letter.txt").read_text() == "mine"
+
+
 def test_a_partial_run_with_other_options_is_not_resumed_by_mistake(data, tmp_path):
     options = TINY | {"max_steps": 4, "save_steps": 1, "eval_steps": 1, "per_device_train_batch_size": 16}
     assert in_a_process(data, tmp_path / "run", options, stop_at=2).returncode == -signal.SIGKILL

@@ -44,6 +44,19 @@ def test_a_folder_that_exists_is_refused_or_replaced_once_the_new_one_is_whole(t
     assert [found.name for found in path.iterdir()] == ["new"]
 
 
+def test_what_can_be_no_earlier_output_is_never_replaced(tmp_path):
+    for name in ("data/data.json", "model/config.json", "home/letters/mine.txt", "file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("mine")
+        path = tmp_path / name.partition("/")[0]
+        with (
+            pytest.raises(FileExistsError, match=r"is no earlier output of this command .* stays; give another folder"),
+            whole_folder(path, overwrite=True),
+        ):
+            pass
+        assert (tmp_path / name).read_text() == "mine"
+
+
 def test_a_training_that_is_not_finished_is_not_swept_away(tmp_path):
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / OPTIONS_FILE).touch()
