@@ -6,6 +6,7 @@ padding, on either side, never moves an event.
 from typing import cast
 
 import torch
+from transformers import PreTrainedConfig
 
 
 def kept_events(attention_mask: torch.Tensor, max_length: int) -> torch.Tensor:
@@ -22,6 +23,34 @@ def kept_events(attention_mask: torch.Tensor, max_length: int) -> torch.Tensor:
     is_event = attention_mask.to(torch.bool)
     num_newer = is_event.flip(1).cumsum(1).flip(1) - is_event.long()
     return is_event & (num_newer < max_length)
+
+
+def kept_mask(
+    config: PreTrainedConfig,
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor | None:
+    """
+    The attention mask of a model's inputs less the events beyond the newest `max_position_embeddings`; `None`: all are kept.
+
+    Raises:
+        ValueError: If a 4-D mask comes with more events than there are positions.
+    """
+    length = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+    max_length = config.max_position_embeddings
+    if attention_mask is None:
+        if length <= max_length and (input_ids is None or config.pad_token_id is None):
+            return None
+        attention_mask = event_mask(config.pad_token_id, input_ids, inputs_embeds)
+    if attention_mask.ndim == 2:
+        return kept_events(attention_mask, max_length)
+    if length > max_length:
+        raise ValueError(
+            f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
+            "does not say which are the newest; shorten the input or give a 2-D mask."
+        )
+    return attention_mask
 
 
 def event_positions(attention_mask: torch.Tensor, from_newest: bool) -> torch.Tensor:
@@ -65,6 +94,28 @@ def event_mask(
         return input_ids.ne(pad_token_id)
     tokens = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds)
     return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+
+
+def read_events(config: PreTrainedConfig, **inputs) -> torch.Tensor:
+    """Where a model reads an event, of shape `(batch_size, length)`: its inputs' [`event_mask`] within its window."""
+    return kept_events(event_mask(config.pad_token_id, **inputs), config.max_position_embeddings)
+
+
+def next_labels(labels: torch.Tensor, is_event: torch.Tensor) -> torch.Tensor:
+    r"""
+    Args:
+        labels (`torch.LongTensor` of shape `(batch_size, length)`): -100 where there is none.
+        is_event (`torch.BoolTensor` of shape `(batch_size, length)`): False for padding.
+
+    Returns:
+        `torch.LongTensor` of shape `(batch_size, length)`: at each event the label of the next column; -100 at padding, so
+        that the first event of a history is predicted by nothing.
+
+    Example:
+        >>> next_labels(torch.tensor([[-100, 5, 7, 9]]), torch.tensor([[False, True, True, True]]))
+        tensor([[-100,    7,    9, -100]])
+    """
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).masked_fill(~is_event, -100)
 
 
 def previous_events(is_event: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .cpu_attention import CPU_BF16
 from .dropout import draw_dropout_from_bits
 from .encoders import build_encoder, key_biases, position_inputs, start_values_as_identity
-from .event_window import event_mask, event_positions, is_padded_on_the_right, kept_events, previous_events
+from .event_window import event_positions, is_padded_on_the_right, kept_mask, next_labels, previous_events, read_events
 from .item_embeddings import Bert4RecEmbeddings
 from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
@@ -142,14 +142,13 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds; found both or neither.")
-        attention_mask = self._mask_of_kept_events(input_ids, inputs_embeds, attention_mask)
+        attention_mask = kept_mask(self.config, input_ids, inputs_embeds, attention_mask)
         if position_ids is None:
             position_ids = self._positions(attention_mask, input_ids if inputs_embeds is None else inputs_embeds)
         hidden_states = self.embeddings(input_ids, inputs_embeds, position_ids)  # (batch, length, hidden)
         kwargs |= position_inputs(self.config, position_ids)
         is_causal = self.config.is_decoder if is_causal is None else is_causal
-        if is_causal:
-            kwargs["is_causal"] = True
+        kwargs["is_causal"] = is_causal  # a decoder's block that is not told attends causally
         attention_mask = self._attention_mask(hidden_states, attention_mask, is_causal, positions_to_keep is None)
         if positions_to_keep is None or not self._can_skip_positions(attention_mask, kwargs):
             hidden_states = self.encoder(hidden_states, attention_mask, **kwargs).last_hidden_state
@@ -160,23 +159,6 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 self.encoder.layer[-1], positions_to_keep, hidden_states, attention_mask, **kwargs
             )
         return BaseModelOutput(last_hidden_state=self.LayerNorm(hidden_states))
-
-    def _mask_of_kept_events(self, input_ids, inputs_embeds, attention_mask) -> torch.Tensor | None:
-        """The attention mask less the events beyond the newest `max_position_embeddings`; `None`: all are kept."""
-        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-        max_length = self.config.max_position_embeddings
-        if attention_mask is None:
-            if length <= max_length and (input_ids is None or self.config.pad_token_id is None):
-                return None
-            attention_mask = event_mask(self.config.pad_token_id, input_ids, inputs_embeds)
-        if attention_mask.ndim == 2:
-            return kept_events(attention_mask, max_length)
-        if length > max_length:
-            raise ValueError(
-                f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
-                "does not say which are the newest; shorten the input or give a 2-D mask."
-            )
-        return attention_mask
 
     def _positions(self, attention_mask: torch.Tensor | None, tokens) -> torch.Tensor:
         """Position of each event within its own history, from the end that `position_origin` names."""
@@ -319,7 +301,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if reading == "masked":
             outputs, hidden_states = self._encode(positions, **inputs)
             return outputs, transform(hidden_states)
-        columns = previous_events(event_mask(self.config.pad_token_id, **inputs))
+        columns = previous_events(read_events(self.config, **inputs))
         outputs, (hidden_states,) = self._encode_causally([(positions, columns)], **inputs)
         vectors = transform(hidden_states)
         if reading == "both":
@@ -363,10 +345,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             rows = causal_rows.to(torch.bool) == is_causal
             if not bool(rows.any()):
                 continue
-            targets = labels[rows]
-            if is_causal:
-                targets = nn.functional.pad(targets[:, 1:], (0, 1), value=-100)  # an event predicts the next one
             part = {name: value if value is None else value[rows] for name, value in inputs.items()}
+            targets = next_labels(labels[rows], read_events(self.config, **part)) if is_causal else labels[rows]
             positions = targets.ne(-100)
             outputs, found = self._encode(positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs)
             states.append(found)

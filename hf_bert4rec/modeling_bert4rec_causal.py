@@ -18,7 +18,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_bert4rec import Bert4RecConfig
-from .event_window import event_mask, previous_events
+from .event_window import next_labels, previous_events, read_events
 from .modeling_bert4rec import Bert4RecForMaskedLM
 
 
@@ -74,21 +74,21 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
         kwargs.pop("causal_rows", None)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
-        next_labels = kwargs.pop("shift_labels", None)
-        if next_labels is None and labels is not None:
-            next_labels = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-        if next_labels is not None and self.training:
-            return self._causal_step(inputs, next_labels, num_items_in_batch, kwargs)
+        is_event = read_events(self.config, **inputs)
+        targets = kwargs.pop("shift_labels", None)
+        if targets is None and labels is not None:
+            targets = next_labels(labels, is_event)
+        if targets is not None and self.training:
+            return self._causal_step(inputs, targets, num_items_in_batch, kwargs)
         wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.ndim == 2 else None
-        is_event = event_mask(self.config.pad_token_id, **inputs)
         asked = [(wanted, self._predicting_columns(is_event, input_ids))]
-        if next_labels is not None:
-            asked.append((next_labels.ne(-100), _own_columns(is_event)))
+        if targets is not None:
+            asked.append((targets.ne(-100), _own_columns(is_event)))
         outputs, hidden_states = self._encode_causally(asked, **inputs, **kwargs)
         loss = None
-        if next_labels is not None:
+        if targets is not None:
             vectors = self.cls.predictions.transform(hidden_states[1])
-            loss = self.cls.loss(vectors, next_labels[next_labels.ne(-100)], num_items_in_batch)
+            loss = self.cls.loss(vectors, targets[targets.ne(-100)], num_items_in_batch)
         vectors = self.cls.predictions.transform(hidden_states[0])  # (wanted or (batch, length), hidden)
         if wanted is None:
             vectors = slice_logits_to_keep(vectors, logits_to_keep)
@@ -97,12 +97,12 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def _causal_step(self, inputs, next_labels, num_items_in_batch, kwargs) -> CausalLMOutput:
+    def _causal_step(self, inputs, targets, num_items_in_batch, kwargs) -> CausalLMOutput:
         """The loss at the events that have a label, and nothing else."""
-        positions = next_labels.ne(-100)
+        positions = targets.ne(-100)
         outputs, hidden_states = self._encode(positions, prunes=False, **inputs, **kwargs, is_causal=True)
         vectors = self.cls.predictions.transform(hidden_states)
-        loss = self.cls.loss(vectors, next_labels[positions], num_items_in_batch)
+        loss = self.cls.loss(vectors, targets[positions], num_items_in_batch)
         return CausalLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
     def _predicting_columns(self, is_event: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
@@ -113,7 +113,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
         return torch.where(input_ids.eq(cast(int, self.config.mask_token_id)), previous_events(is_event), own)
 
     def _item_vectors(self, positions: torch.Tensor | None, **inputs):
-        is_event = event_mask(self.config.pad_token_id, **inputs)
+        is_event = read_events(self.config, **inputs)
         columns = self._predicting_columns(is_event, inputs.get("input_ids"))
         outputs, (hidden_states,) = self._encode_causally([(positions, columns)], **inputs)
         return outputs, self.cls.predictions.transform(hidden_states)

@@ -118,6 +118,54 @@ def test_both_objectives_in_one_batch_add_up():
     assert cloze.item() > 0 and causal.item() > 0
 
 
+@pytest.mark.parametrize("blocks", [{}, {"norm_position": "pre"}, {"norm_position": "pre", "backbone": "modernbert"}])
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_is_causal_counts_and_not_the_configuration_wherever_it_is_given(blocks, attn_implementation, is_causal):
+    model = tiny_model(Bert4RecForMaskedLM, is_decoder=is_causal, **blocks)
+    model.set_attn_implementation(attn_implementation)
+    tokens = torch.tensor([[5, 8, 20, 11], [6, 9, 3, 0]])
+    for rows in (tokens, tokens[:1]):  # with padding, which needs a mask, and without
+        expected = model.bert4rec(rows).last_hidden_state
+        other = tiny_model(Bert4RecForMaskedLM, is_decoder=not is_causal, **blocks)
+        other.load_state_dict(model.state_dict())
+        other.set_attn_implementation(attn_implementation)
+        found = other.bert4rec(rows, is_causal=is_causal).last_hidden_state
+        torch.testing.assert_close(found[rows != 0], expected[rows != 0])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("model_class", [Bert4RecForMaskedLM, Bert4RecForCausalLM])
+def test_the_label_of_a_first_event_is_ignored_on_whichever_side_the_padding_stands(model_class, side):
+    model = tiny_model(model_class).train()
+    tokens = padded([[4, 6, 8], [9, 3]], side)
+    labels = tokens.masked_fill(tokens == 0, -100)
+    without_first = labels.masked_fill((tokens == 4) | (tokens == 9), -100)
+    losses = {
+        model(tokens, labels=of_events, causal_rows=torch.tensor([True, True])).loss.item()
+        for of_events in (labels, without_first)
+    }
+    if model_class is Bert4RecForCausalLM:
+        losses |= {model.eval()(tokens, labels=labels).loss.item()}
+    tokens = padded([[4, 6, 8], [9, 3]])
+    labels = tokens.masked_fill(tokens == 0, -100)
+    expected = model.train()(tokens, labels=labels, causal_rows=torch.tensor([True, True])).loss.item()
+    assert list(losses) == pytest.approx([expected] * len(losses), rel=1e-9)
+
+
+@pytest.mark.parametrize("model_class", [Bert4RecForMaskedLM, Bert4RecForCausalLM])
+@pytest.mark.parametrize("changes", CHANGES)
+def test_a_history_longer_than_the_window_is_read_and_learned_as_its_newest_events_alone(model_class, changes):
+    model = tiny_model(model_class, reading="causal", **changes)
+    tokens = torch.arange(4, 18)[None]
+    newest = tokens[:, -10:]
+    tokens[0, 4] = newest[0, 0] = 1  # the oldest event that is read
+    torch.testing.assert_close(model(tokens).logits[:, -10:], model(newest).logits)
+    causal_rows = torch.tensor([True])
+    losses = [model.train()(t, labels=t, causal_rows=causal_rows).loss.item() for t in (tokens, newest)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
 def test_a_saved_model_loads_as_either_class_and_ranks_the_same(tmp_path):
     model = tiny_model().float()
     model.save_pretrained(tmp_path)
