@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from transformers import PreTrainedConfig
+from transformers.utils.generic import is_flash_attention_requested
 
 
 def kept_events(attention_mask: torch.Tensor, max_length: int) -> torch.Tensor:
@@ -35,7 +36,7 @@ def kept_mask(
     The attention mask of a model's inputs less the events beyond the newest `max_position_embeddings`; `None`: all are kept.
 
     Raises:
-        ValueError: If a 4-D mask comes with more events than there are positions.
+        ValueError: If a 4-D mask comes with more events than there are positions, or with flash attention.
     """
     length = cast(torch.Tensor, input_ids if inputs_embeds is None else inputs_embeds).shape[1]
     max_length = config.max_position_embeddings
@@ -49,6 +50,10 @@ def kept_mask(
         raise ValueError(
             f"{length} events are more than the {max_length} of max_position_embeddings and a 4-D attention mask "
             "does not say which are the newest; shorten the input or give a 2-D mask."
+        )
+    if is_flash_attention_requested(config):
+        raise ValueError(
+            "Flash attention takes no 4-D attention mask; give a 2-D mask, or call set_attn_implementation('sdpa')."
         )
     return attention_mask
 

@@ -138,7 +138,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
 
         Raises:
             ValueError: If not exactly one of `input_ids` and `inputs_embeds` is given, or if a 4-D mask comes with more
-                events than there are positions.
+                events than there are positions, or with flash attention.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds; found both or neither.")
