@@ -44,6 +44,22 @@ def as_list(values: Any, what: str) -> list[Any]:
     return list(plain)
 
 
+def answers_met(met: dict[Any, Any], keys: list[Any], types: set[type]) -> list[Any] | None:
+    r"""
+    What a dictionary holds for all of the keys; `None` where one is new or of another type, as `True` and `1.0` equal 1.
+
+    Example:
+        >>> answers_met({1: 4, 2: 5}, [2, 1], {int}), answers_met({1: 4}, [True], {int})
+        ([5, 4], None)
+    """
+    if not set(map(type, keys)) <= types:
+        return None
+    try:
+        return list(map(met.__getitem__, keys))
+    except KeyError:
+        return None
+
+
 def texts_of(values: list[Any], what: str) -> list[str]:
     r"""
     Each value as text.

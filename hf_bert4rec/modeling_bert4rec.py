@@ -175,9 +175,12 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             if self.training and is_padding_mask and is_plain and needs_all and is_padded_on_the_right(attention_mask):
                 return None
             return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=None)
-        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
-        # All rows of a padding mask are equal: one is enough.
-        return mask[:, :, :1] if mask is not None and is_padding_mask and is_plain else mask
+        if is_padding_mask and is_plain:
+            # All rows of a padding mask are equal: one is enough, and none where there is no padding.
+            return (
+                None if attention_mask.all() else attention_mask[:, None, None].to(torch.bool)
+            )  # (batch, 1, 1, length)
+        return create_bidirectional_mask(self.config, hidden_states, attention_mask)
 
     def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
         """Whether the last block can be cut to some positions without anybody missing the others."""

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from hf_bert4rec import Bert4RecTokenizer
 from hf_bert4rec.item_ids import as_list, integers_as_text, is_integer, item_texts, texts_of
 
 
@@ -73,3 +74,19 @@ def test_a_catalogue_is_all_text_or_all_integers():
         item_texts(["a", ""])
     with pytest.raises(ValueError, match="items must hold at least one id"):
         item_texts([])
+
+
+def test_what_was_asked_before_is_answered_alike_and_only_for_the_same_type():
+    tokenizer = Bert4RecTokenizer.from_items([1, 2])
+    for _ in range(2):
+        assert tokenizer.encode_items([2, "1", 2]) == ([4, 3, 4], [])
+        assert tokenizer.encode_items([2, 9]) == ([4], [9])
+        assert tokenizer.decode_items([4, 3]) == [2, 1]
+        with pytest.raises(ValueError, match=r"found True \(bool\) at position 1"):
+            tokenizer.encode_items([2, True])
+        with pytest.raises(ValueError, match=r"found 1\.0 \(float\) at position 0"):
+            tokenizer.encode_items([1.0])
+        with pytest.raises(ValueError, match=r"tokens of items, found 4\.0"):
+            tokenizer.decode_items([4.0])
+    tokenizer.add_tokens(["9"])
+    assert tokenizer.encode_items([2, 9]) == ([4, 5], [])

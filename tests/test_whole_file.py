@@ -50,7 +50,9 @@ def test_what_can_be_no_earlier_output_is_never_replaced(tmp_path):
         (tmp_path / name).write_text("mine")
         path = tmp_path / name.partition("/")[0]
         with (
-            pytest.raises(FileExistsError, match=r"is no earlier output of this command .* stays; give another folder"),
+            pytest.raises(
+                FileExistsError, match=r"is no earlier output of this command .* stays; give another folder"
+            ),
             whole_folder(path, overwrite=True),
         ):
             pass
