@@ -43,6 +43,8 @@ def refused(tmp_path, log, match: str, error: type[Exception] = ValueError, **op
         ({"min_rating": 1, "rating_column": "stars"}, "no rating column 'stars'"),
         ({"separator": "|"}, "separator '|' is not in the first line"),
         ({"encoding": "utf-9"}, "unknown encoding 'utf-9'"),
+        ({"encoding": "rot13"}, "unknown encoding 'rot13'"),
+        ({"min_rating": "4"}, "min_rating is '4': give a number"),
         ({"split": "random"}, "split is 'random': choose one of leave-one-out, global-time"),
         ({"min_user_events": -1}, "min_user_events is -1: give a whole number, 0 or more"),
         ({"min_item_events": "5"}, "min_item_events is '5': give a whole number"),
@@ -167,6 +169,7 @@ def test_a_number_that_is_none_is_found_among_doubles(tmp_path, column, match, v
         (pd.DataFrame({"user_id": [1, 2], "item_id": ["a", None]}), "the pandas.DataFrame, row 2: no item id"),
         (pd.DataFrame({"user_id": [1, 2], "item_id": [b"a", 3.5]}), "column 'item_id' of the pandas.DataFrame mixes values"),
         (pd.DataFrame({"user_id": [1], "item_id": [2], "time": [pd.NaT]}), "row 1: no time"),
+        (pd.DataFrame({"user_id": [1], "item_id": [10**30]}), "column 'item_id' .* holds integers of more than 64 bits"),
         (pd.DataFrame({"user_id": [], "item_id": []}, dtype="int64"), "holds no event"),
         (
             pd.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"]),
@@ -287,6 +290,9 @@ def test_a_folder_that_is_not_ours_or_not_whole_is_not_opened(tmp_path, interact
         with pytest.raises(ValueError, match=r"incomplete|not a folder of prepared") as caught:
             load_data(folder)
         assert "\n" not in str(caught.value)
+        (folder / broken).touch()
+        with pytest.raises(ValueError, match=r"incomplete|not a folder of prepared"):
+            load_data(folder)
     folder = tmp_path / "data"
     prepare(interaction_log, folder)
     metadata = json.loads((folder / "data.json").read_text())

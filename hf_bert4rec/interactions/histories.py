@@ -164,7 +164,7 @@ def load_data(folder: str | Path) -> InteractionData:
         )
     try:
         data = InteractionData(folder, metadata)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, EOFError, pa.ArrowException) as error:
         raise ValueError(f"{folder} is incomplete ({str(error).splitlines()[0]}): prepare the log again") from None
     found = {"num_users": data.num_users, "num_items": data.num_items, "num_events": data.num_events}
     if any(metadata.get(name) != number for name, number in found.items()) or data.offsets[-1] != data.num_events:

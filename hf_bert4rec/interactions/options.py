@@ -117,8 +117,10 @@ class InteractionOptions:
         for name in ("min_user_events", "min_item_events"):
             if not isinstance(given := getattr(self, name), int) or given < 0:
                 raise ValueError(f"{name} is {given!r}: give a whole number, 0 or more")
-        if self.min_rating is not None and not math.isfinite(self.min_rating):
-            raise ValueError(f"min_rating is {self.min_rating}: give a number, or leave it out")
+        if self.min_rating is not None and not (
+            isinstance(self.min_rating, (int, float)) and math.isfinite(self.min_rating)
+        ):
+            raise ValueError(f"min_rating is {self.min_rating!r}: give a number, or leave it out")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads is {self.threads}: give 1 or more")
         shares = (self.validation_share, self.test_share)

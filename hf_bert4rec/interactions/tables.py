@@ -218,6 +218,10 @@ def pandas_column(series: Any, column: str) -> pa.ChunkedArray:
         series = series.where(series.isna(), series.astype(str))
     try:
         array = pa.array(series, from_pandas=True)
+    except OverflowError:
+        raise ValueError(
+            f"{column} holds integers of more than 64 bits: convert them to text first (astype(str))"
+        ) from None
     except pa.ArrowException as error:
         raise ValueError(f"{column} mixes values ({first_line(error)}): convert it to one type first") from None
     return array if isinstance(array, pa.ChunkedArray) else pa.chunked_array([array])

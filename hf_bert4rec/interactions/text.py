@@ -53,6 +53,7 @@ def python_encoding(name: str) -> str:
     """
     try:
         found = codecs.lookup(name).name
+        "".encode(found).decode(found)  # some turn text into text, or bytes into bytes
     except LookupError:
         raise ValueError(f"unknown encoding {name!r}: give one that Python knows, such as utf-8 or latin-1") from None
     return UTF8 if found in ("utf-8", "ascii") else found
