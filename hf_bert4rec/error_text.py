@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from huggingface_hub.errors import StrictDataclassError
 
 
@@ -11,4 +13,6 @@ def one_line(error: BaseException) -> str:
         error = error.__cause__
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and "free some" not in str(error):
+        return "no space left on device; free some and repeat the command"
     return " ".join(str(error).split())
