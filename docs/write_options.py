@@ -9,7 +9,8 @@ from pathlib import Path
 from hf_bert4rec.cli import build_parser
 from hf_bert4rec.commands import COMMANDS
 from hf_bert4rec.recipes import RECIPES
-from hf_bert4rec.training import FIXED_ARGUMENTS, NUM_EVALUATIONS, option_fields
+from hf_bert4rec.run_arguments import FIXED_ARGUMENTS
+from hf_bert4rec.training import NUM_EVALUATIONS, option_fields
 
 PAGE = Path(__file__).resolve().parent / "11_options.md"
 BEGINNING = """\

@@ -24,7 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, StrictDataclassError) as error:
         print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
         return 2
+    except ImportError as error:  # it names the package of an option, and mostly the pip command
+        print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
+        return 2
     except (SafetensorError, RuntimeError) as error:
+        if "pip install" in str(error):  # how reporters say that their package is missing
+            print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
+            return 2
         # How a full disk reads when the writers of safetensors and torch run into it.
         if "No space left" not in str(error) and "failed writing file" not in str(error):
             raise

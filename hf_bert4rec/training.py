@@ -38,6 +38,7 @@ from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
+from .run_arguments import FIXED_ARGUMENTS, check_arguments
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
@@ -51,14 +52,6 @@ RUN_DEFAULTS = {
     "save_total_limit": 1,
     "restore_callback_states_from_checkpoint": True,
     "ddp_find_unused_parameters": False,
-}
-# What the run's parts rely on; an option that breaks it is refused.
-FIXED_ARGUMENTS = {
-    "train_sampling_strategy": "sequential",
-    "remove_unused_columns": False,
-    "batch_eval_metrics": True,
-    "label_names": ["labels", "seen_items"],
-    "fsdp": None,  # ignored on CPUs; elsewhere refused: input and head share parameters
 }
 # Answered here: a run goes to the Hub when it is whole, where `Trainer` would send its unfinished folder.
 HUB_ARGUMENTS = {
@@ -155,7 +148,7 @@ def train(
     chosen = sorted_options(options, start)
     check_output(output_dir, overwrite)
     arguments = training_arguments(chosen[TrainingArguments], partial)
-    check_reporters(arguments)
+    check_arguments(arguments), check_reporters(arguments)
     config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token

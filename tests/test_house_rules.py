@@ -29,7 +29,7 @@ LEVELS = (
     | {"evaluation", "scoring", "rowwise_adam", "metrics_text", "attention_rollout"},
     {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
-    | {"embedding", "run_folder", "answer_files"},
+    | {"embedding", "run_folder", "run_arguments", "answer_files"},
     {"run_record", "publishing", "convert", "serving_requests", "fine_tuning"},
     {"training", "serving", "web", "comparison", "card_facts"},
     {"model_card", "space", "hyperparameter_search"},

@@ -1,0 +1,50 @@
+"""
+What `TrainingArguments` takes without a word and no run can go through with: said before the work begins.
+
+*Source:* none; `Trainer` finds these at its first step or evaluation, by a division by zero or a missing key.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import TrainingArguments
+
+from .evaluation import CUTOFFS
+from .metrics import ranking_metrics
+
+# What the run's parts rely on; an option that breaks it is refused.
+FIXED_ARGUMENTS = {
+    "train_sampling_strategy": "sequential",
+    "remove_unused_columns": False,
+    "batch_eval_metrics": True,
+    "label_names": ["labels", "seen_items"],
+    "fsdp": None,  # ignored on CPUs; elsewhere refused: input and head share parameters
+    "label_smoothing_factor": 0.0,  # needs the logits of every position, and there are those of labels alone
+    "neftune_noise_alpha": None,  # expects a row of vectors for each history where events come in one row
+}
+AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+ABOVE_0 = ("eval_steps", "save_steps", "logging_steps")
+
+
+def check_arguments(arguments: TrainingArguments):
+    r"""
+    Refuse numbers that a run divides by and must not, and a metric that no validation has.
+
+    Args:
+        arguments (`TrainingArguments`): Those of a run.
+
+    Raises:
+        ValueError: If a batch, a number of steps or of epochs is not above 0, or the metric is unknown.
+    """
+    for name in AT_LEAST_1:
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; give at least 1.")
+    for name in ABOVE_0:
+        if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; give a number above 0, or leave it out.")
+    if arguments.max_steps <= 0 and arguments.num_train_epochs <= 0:
+        raise ValueError(f"num_train_epochs is {arguments.num_train_epochs}; give a number above 0.")
+    known = ["loss", *ranking_metrics(np.zeros(1), CUTOFFS)]
+    metric = arguments.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model is {metric!r}; choose one of {', '.join(known)}.")

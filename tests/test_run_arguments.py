@@ -1,0 +1,53 @@
+"""What a run cannot go through with is said in one line before anything is written."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from hf_bert4rec import prepare
+from hf_bert4rec.cli import main
+
+
+@pytest.fixture
+def data(interaction_log, tmp_path):
+    return prepare(interaction_log, tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--per_device_train_batch_size=0", "per_device_train_batch_size is 0; give at least 1."),
+        ("--per_device_eval_batch_size=0", "per_device_eval_batch_size is 0; give at least 1."),
+        ("--gradient_accumulation_steps=0", "gradient_accumulation_steps is 0; give at least 1."),
+        ("--eval_steps=0", "eval_steps is 0; give a number above 0, or leave it out."),
+        ("--num_train_epochs=-3", "num_train_epochs is -3; give a number above 0."),
+        ("--metric_for_best_model=ndcg@7", "metric_for_best_model is 'ndcg@7'; choose one of loss, recall@1, "),
+        ("--label_smoothing_factor=0.1", "label_smoothing_factor is 0.1, but order, metrics or weights need 0.0"),
+        ("--neftune_noise_alpha=5", "neftune_noise_alpha is 5, but order, metrics or weights need None"),
+    ],
+)
+def test_an_argument_that_no_run_can_go_through_with_is_refused(data, tmp_path, capsys, option, message):
+    assert main(["train", str(data.folder), "--output_dir", str(tmp_path / "run"), option]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith(f"hf-bert4rec train: {message}")
+    assert found.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize(
+    ("option", "package"),
+    [
+        ("--optim=adamw_bnb_8bit", "bitsandbytes"),
+        ("--report_to=wandb", "wandb"),
+        ("--optim=apollo_adamw", "apollo_torch"),
+    ],
+)
+def test_a_package_that_an_option_needs_is_named_in_one_line(data, tmp_path, capsys, option, package):
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    arguments = ["train", str(data.folder), "--output_dir", str(tmp_path / "run"), option]
+    assert main(arguments) == 2
+    found = capsys.readouterr().err.splitlines()[-1]
+    assert found.startswith("hf-bert4rec train: ")
+    assert package in found
+    assert "pip install" in found
