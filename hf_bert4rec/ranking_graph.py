@@ -17,7 +17,7 @@ from torch import nn
 from .encoders import position_inputs
 from .event_window import event_positions, previous_events
 from .modeling_bert4rec import Bert4RecForMaskedLM
-from .pruned_layer import can_be_taken_apart, layer_at_columns
+from .pruned_layer import layer_at_columns
 
 INPUT_NAMES = ("input_ids", "attention_mask")
 OUTPUT_NAMES = ("scores", "user_vectors")
@@ -85,13 +85,11 @@ class RankingGraph(nn.Module):
             is_seen = is_seen & (places <= places[:, None]) | (places == places[:, None])  # (batch, length, length)
         for layer in layers:
             hidden_states = layer(hidden_states, is_seen[:, None], **rotations)
-        if not can_be_taken_apart(last_layer):
-            last = last_layer(hidden_states, is_seen[:, None], **rotations)
-            last = last.gather(1, columns[..., None].expand(-1, -1, last.shape[2]))  # (batch, 1, hidden)
-        else:
-            if is_causal:
-                is_seen = is_seen.gather(1, columns[..., None].expand(-1, -1, is_event.shape[1]))  # (batch, 1, length)
-            last = layer_at_columns(last_layer, columns, hidden_states, is_seen[:, None])
+        if is_causal:
+            is_seen = is_seen.gather(1, columns[..., None].expand(-1, -1, is_event.shape[1]))  # (batch, 1, length)
+        last = layer_at_columns(
+            last_layer, columns, hidden_states, is_seen[:, None], **rotations
+        )  # (batch, 1, hidden)
         return self.model.cls.predictions.transform(encoder.LayerNorm(last[:, 0]))
 
 

@@ -75,8 +75,9 @@ def test_dropout_drops_weights_and_the_gradient_with_them():
     assert (value.grad * value).sum().item() == pytest.approx(dropped.float().sum().item(), abs=2)
 
 
-def test_a_model_trains_with_it_as_without(recwarn):
-    sizes = {"vocab_size": 50, "hidden_dropout_prob": 0.0, "norm_position": "pre"}
+@pytest.mark.parametrize("backbone", ["bert", "modernbert"])
+def test_a_model_trains_with_it_as_without(backbone, recwarn):
+    sizes = {"vocab_size": 50, "hidden_dropout_prob": 0.0, "norm_position": "pre", "backbone": backbone}
     torch.manual_seed(0)
     model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes, embedding_layer_norm=False)).train()
     tokens = torch.randint(3, 50, (4, 20))

@@ -6,14 +6,20 @@ import pytest
 import torch
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, pruned_layer
+from hf_bert4rec.block_parts import parts_of
+from hf_bert4rec.encoders import position_inputs
 from hf_bert4rec.pruned_layer import can_be_taken_apart, layer_at_columns, layer_at_positions, layer_everywhere
 
+BLOCKS = {
+    "post": {"norm_position": "post"},
+    "pre": {"norm_position": "pre"},
+    "modernbert": {"backbone": "modernbert", "norm_position": "pre"},
+}
 VARIANTS = [
     pytest.param(
-        {"norm_position": norm, "is_decoder": causal, "attn_implementation": attention},
-        id=f"{norm}-{causal}-{attention}",
+        {**BLOCKS[block], "is_decoder": causal, "attn_implementation": attention}, id=f"{block}-{causal}-{attention}"
     )
-    for norm, causal, attention in itertools.product(("post", "pre"), (False, True), ("sdpa", "eager"))
+    for block, causal, attention in itertools.product(BLOCKS, (False, True), ("sdpa", "eager"))
 ]
 TOKENS = torch.tensor([[4, 0, 0, 0, 0, 0], [0, 9, 3, 7, 12, 0], [5, 5, 8, 20, 11, 6], [0, 0, 0, 0, 0, 0]])
 # One label in the first row, several in the others, none in the last.
@@ -21,13 +27,24 @@ LABELS = torch.tensor([[7, *[-100] * 5], [-100, 3, -100, -100, 9, -100], [-100, 
 
 
 def tiny_model(attn_implementation="sdpa", **changes):
-    """A model in double precision with random numbers in every parameter."""
+    """A model in double precision, where it can, with random numbers in every parameter."""
     sizes = {"vocab_size": 23, "hidden_size": 16, "intermediate_size": 24, "max_position_embeddings": 10}
     model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes | {"hidden_dropout_prob": 0.0} | changes))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     model.set_attn_implementation(attn_implementation)
-    return model.eval().double()
+    # ModernBERT's own softmax is in single precision: of a row whose scores are all the lowest double it is NaN.
+    needs_single = attn_implementation == "eager" and changes.get("backbone") == "modernbert"
+    return model.eval().to(torch.float32 if needs_single else torch.float64)
+
+
+def angles(model, num_rows=1):
+    """What the model's blocks take besides states and mask: angles of places alike in all rows, or of each row's own."""
+    return position_inputs(model.config, torch.arange(6) * torch.arange(1, num_rows + 1)[:, None])
+
+
+def feed_forward_of(layer):
+    return getattr(layer, "mlp", None) or layer.intermediate
 
 
 @pytest.fixture
@@ -36,7 +53,7 @@ def num_computed():
 
     def watch(model):
         counts = []
-        layer = model.bert4rec.encoder.layer[-1].intermediate
+        layer = feed_forward_of(model.bert4rec.encoder.layer[-1])
         layer.register_forward_hook(lambda module, inputs, output: counts.append(inputs[0][..., 0].numel()))
         return counts
 
@@ -81,9 +98,10 @@ def test_training_computes_labelled_positions_only_with_the_same_loss_and_gradie
     # Without a mask only a causal kernel knows which event is older than which: it needs every query.
     needs_all = variant["is_decoder"] and kind in ("full rows", "vectors") and variant["attn_implementation"] == "sdpa"
     assert counts == [24 if needs_all else 7, 24]
+    rtol, atol = (1e-10, 1e-10) if model.dtype == torch.float64 else (1e-5, 1e-5)
     for name, value in full.items():
         torch.testing.assert_close(
-            pruned[name], value, rtol=1e-5, atol=1e-8, msg=lambda text, name=name: f"{name}: {text}"
+            pruned[name], value, rtol=rtol, atol=atol, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -136,8 +154,9 @@ def test_the_whole_block_runs_where_somebody_wants_to_look_at_it(name, training,
     assert counts == [24, 7]
 
 
-def test_hooks_on_the_block_are_called(num_computed):
-    model = tiny_model().train()
+@pytest.mark.parametrize("block", BLOCKS)
+def test_hooks_on_the_block_are_called(block, num_computed):
+    model = tiny_model(**BLOCKS[block]).train()
     layer = model.bert4rec.encoder.layer[-1]
     assert can_be_taken_apart(layer)
     called = []
@@ -151,79 +170,104 @@ def test_hooks_on_the_block_are_called(num_computed):
     assert counts == [24, 7]
 
 
-def test_dropout_is_applied_in_the_pruned_block():
-    model = tiny_model(hidden_dropout_prob=0.5)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("name", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
+def test_dropout_is_applied_in_the_pruned_block(block, name):
+    model = tiny_model(**BLOCKS[block] | {name: 0.5})
     layer = model.bert4rec.encoder.layer[-1]
     states, positions = torch.randn(4, 6, 16, dtype=torch.float64), LABELS != -100
-    first, again = (layer_at_positions(layer, positions, states, None) for _ in range(2))
+    first, again = (layer_at_positions(layer, positions, states, None, **angles(model)) for _ in range(2))
     assert torch.equal(first, again)
     layer.train()
-    first, again = (layer_at_positions(layer, positions, states, None) for _ in range(2))
+    first, again = (layer_at_positions(layer, positions, states, None, **angles(model)) for _ in range(2))
     assert not torch.equal(first, again)
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_pruned_block_calls_every_part_that_the_whole_one_drops_in(block):
+    model = tiny_model(**BLOCKS[block] | {"hidden_dropout_prob": 0.5})
+    layer, states = model.bert4rec.encoder.layer[-1], torch.randn(4, 6, 16, dtype=torch.float64)
+    called = []
+    for name, module in layer.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    layer(states, None, **angles(model))
+    expected = called.copy()
+    called.clear()
+    layer_at_positions(layer, LABELS != -100, states, None, **angles(model))
+    assert called == expected
+    assert len(called) == 2  # behind attention and in the feed-forward layer
+
+
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("num_rows", [1, 6])
-def test_one_row_of_a_mask_stands_for_all(norm_position, num_rows):
-    layer = tiny_model(norm_position=norm_position).bert4rec.encoder.layer[-1]
+@pytest.mark.parametrize("num_places", [1, 4])
+def test_one_row_of_a_mask_and_of_places_stands_for_all(block, num_rows, num_places):
+    model = tiny_model(**BLOCKS[block])
+    layer, rotations = model.bert4rec.encoder.layer[-1], angles(model, num_places)
     states, positions = torch.randn(4, 6, 16, dtype=torch.float64), LABELS != -100
     mask = (TOKENS.clamp(max=3) != 0)[:, None, None, :].expand(4, 1, num_rows, 6)
-    expected = layer(states, mask.expand(4, 1, 6, 6))[positions]
-    torch.testing.assert_close(layer_at_positions(layer, positions, states, mask), expected)
+    expected = layer(states, mask.expand(4, 1, 6, 6), **rotations)[positions]
+    found = layer_at_positions(layer, positions, states, mask, **rotations)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
-def test_columns_give_what_positions_give(norm_position):
-    model = tiny_model(norm_position=norm_position)
+@pytest.mark.parametrize("block", BLOCKS)
+def test_columns_give_what_positions_give(block):
+    model = tiny_model(**BLOCKS[block])
+    rotations = angles(model, 4)
     layer, states, columns = (
         model.bert4rec.encoder.layer[-1],
         torch.randn(4, 6, 16).double(),
         torch.tensor([2, 0, 5, 3]),
     )
     mask = (torch.rand(4, 1, 1, 6) < 0.5) | (torch.arange(6) == columns[:, None, None, None])
-    expected = layer_at_positions(layer, torch.arange(6) == columns[:, None], states, mask)
-    torch.testing.assert_close(layer_at_columns(layer, columns[:, None], states, mask)[:, 0], expected)
-    both = layer_at_columns(layer, torch.stack([columns, columns * 0], 1), states, mask)
+    expected = layer_at_positions(layer, torch.arange(6) == columns[:, None], states, mask, **rotations)
+    torch.testing.assert_close(one_column_of(layer, states, columns, mask, **rotations), expected)
+    both = layer_at_columns(layer, torch.stack([columns, columns * 0], 1), states, mask, **rotations)
     torch.testing.assert_close(both[:, 0], expected)
-    torch.testing.assert_close(both[:, 1], layer_at_columns(layer, columns[:, None] * 0, states, mask)[:, 0])
+    torch.testing.assert_close(both[:, 1], one_column_of(layer, states, columns * 0, mask, **rotations))
 
 
-def one_column_of(layer, states, columns, mask):
-    return layer_at_columns(layer, columns[:, None], states, mask)[:, 0]
+def one_column_of(layer, states, columns, mask, **rotations):
+    return layer_at_columns(layer, columns[:, None], states, mask, **rotations)[:, 0]
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("kind", ["none", "true and false", "added to the scores"])
-def test_one_query_of_a_row_is_answered_without_keys_and_values(norm_position, kind, monkeypatch):
-    layer = tiny_model(norm_position=norm_position).bert4rec.encoder.layer[-1]
+def test_one_query_of_a_row_is_answered_without_values(block, kind, monkeypatch):
+    model = tiny_model(**BLOCKS[block])
+    layer, rotations = model.bert4rec.encoder.layer[-1], angles(model, 4)
     states, columns = torch.randn(4, 6, 16).double(), torch.tensor([2, 0, 5, 3])
     is_seen = (torch.rand(4, 1, 1, 6) < 0.5) | (torch.arange(6) == columns[:, None, None, None])
     added = torch.zeros(4, 1, 1, 6).double().masked_fill(~is_seen, -1e9)
     mask = {"none": None, "true and false": is_seen, "added to the scores": added}[kind]
-    expected = layer(states, mask)[torch.arange(4), columns]
-    monkeypatch.setattr(pruned_layer.BertCrossAttention, "forward", None)  # it would compute them
-    torch.testing.assert_close(one_column_of(layer, states, columns, mask), expected)
+    expected = layer(states, mask, **rotations)[torch.arange(4), columns]
+    monkeypatch.setattr(type(parts_of(layer)), "attention_at", None)  # it would compute them
+    torch.testing.assert_close(one_column_of(layer, states, columns, mask, **rotations), expected)
 
 
-@pytest.mark.parametrize("name", ["query", "key", "value"])
-def test_what_stands_in_for_a_projection_is_called(name):
+@pytest.mark.parametrize("name", ["query", "key", "value", "Wqkv"])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_stands_in_for_a_projection_is_called(name, training):
     """As adapters (peft) and quantisation do it."""
 
     class Doubled(torch.nn.Linear):
         def forward(self, states):
             return 2 * super().forward(states)
 
-    layer = tiny_model().bert4rec.encoder.layer[-1]
+    model = tiny_model(attention_probs_dropout_prob=0.0, **BLOCKS["modernbert" if name == "Wqkv" else "post"])
+    layer, rotations = model.train(training).bert4rec.encoder.layer[-1], angles(model, 4)
     states, columns = torch.randn(4, 6, 16).double(), torch.tensor([2, 0, 5, 3])
-    projection = getattr(layer.attention.self, name)
+    projection = dict(layer.named_modules())["attn.Wqkv" if name == "Wqkv" else f"attention.self.{name}"]
     calls = []
     handle = projection.register_forward_hook(lambda *_: calls.append(1))
-    one_column_of(layer, states, columns, None)
+    one_column_of(layer, states, columns, None, **rotations)
     handle.remove()
     assert calls == [1]
     projection.__class__ = Doubled
-    expected = layer(states, None)[torch.arange(4), columns]
-    torch.testing.assert_close(one_column_of(layer, states, columns, None), expected)
+    expected = layer(states, None, **rotations)[torch.arange(4), columns]
+    torch.testing.assert_close(one_column_of(layer, states, columns, None, **rotations), expected)
 
 
 @pytest.fixture
@@ -233,9 +277,8 @@ def piece_sizes(monkeypatch):
 
     def watch(layer):
         sizes = []
-        layer.intermediate.register_forward_hook(
-            lambda module, inputs, output: sizes.append(inputs[0][..., 0].numel())
-        )
+        feed_forward = feed_forward_of(layer)
+        feed_forward.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0][..., 0].numel()))
         return sizes
 
     return watch
@@ -244,12 +287,12 @@ def piece_sizes(monkeypatch):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_whole_block_in_pieces_gives_what_its_call_gives(variant, piece_sizes):
     model = tiny_model(**variant)
-    layer, states = model.bert4rec.encoder.layer[0], torch.randn(4, 6, 16).double()
+    layer, states = model.bert4rec.encoder.layer[0], torch.randn(4, 6, 16, dtype=model.dtype)
     sizes = piece_sizes(layer)
     with torch.no_grad():
-        found = layer_everywhere(layer, states, None)
+        found = layer_everywhere(layer, states, None, **angles(model))
         assert sizes == [7, 7, 7, 3]
-        torch.testing.assert_close(found, layer(states, None))
+        torch.testing.assert_close(found, layer(states, None, **angles(model)))
 
 
 def test_a_block_is_called_whole_where_gradients_or_hooks_want_it(piece_sizes):
@@ -264,12 +307,13 @@ def test_a_block_is_called_whole_where_gradients_or_hooks_want_it(piece_sizes):
     torch.testing.assert_close(found, seen[0])
 
 
-def test_ranking_reads_all_blocks_but_the_last_in_pieces(piece_sizes):
-    model = tiny_model()
+@pytest.mark.parametrize("block", BLOCKS)
+def test_ranking_reads_all_blocks_but_the_last_in_pieces(block, piece_sizes):
+    model = tiny_model(**BLOCKS[block])
     sizes = piece_sizes(model.bert4rec.encoder.layer[0])
     histories = torch.tensor([[4, 9, 3, 7, 12, 1], [5, 5, 8, 20, 11, 1]])
     with torch.no_grad():
         found = model.user_vectors(histories)
         assert sizes == [7, 5]
         whole = model(histories, output_hidden_states=True).hidden_states[-1]
-    torch.testing.assert_close(found, model.cls.predictions.transform(model.bert4rec.LayerNorm(whole[:, -1])))
+    torch.testing.assert_close(found, model.cls.predictions.transform(whole[:, -1]))

@@ -53,6 +53,8 @@ def scores_of(scorer, histories):
         {"reading": "causal"},
         {"reading": "both", "position_origin": "newest"},
         {"norm_position": "pre", "head_transform": False, "embedding_layer_norm": False},
+        {"norm_position": "pre", "backbone": "modernbert", "reading": "both"},
+        {"norm_position": "pre", "backbone": "modernbert", "is_decoder": True, "position_origin": "newest"},
         {"scale_embedding": True, "head_layer_norm": False},
         {"is_decoder": True},
         {"tie_word_embeddings": False, "hidden_act": "relu"},

@@ -89,14 +89,15 @@ def test_states_come_in_row_order_and_rows_without_a_wanted_position_are_not_rea
     assert read == [(2, 700), (4, 5)]  # not the row of 20 events; one row of the three short ones twice
 
 
-@pytest.mark.parametrize("norm_position", ["post", "pre"])
+@pytest.mark.parametrize(("backbone", "norm_position"), [("bert", "post"), ("bert", "pre"), ("modernbert", "pre")])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_loss_and_gradients_are_those_of_the_batch_as_a_whole(norm_position, side, monkeypatch):
+def test_loss_and_gradients_are_those_of_the_batch_as_a_whole(backbone, norm_position, side, monkeypatch):
     config = Bert4RecConfig(
         vocab_size=60,
         hidden_size=16,
         intermediate_size=32,
         max_position_embeddings=40,
+        backbone=backbone,
         norm_position=norm_position,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
