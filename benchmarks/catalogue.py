@@ -20,7 +20,7 @@ from .cli import FOLDER
 from .datasets import DATASETS
 from .results import Results, Row
 from .runner import LauncherFailed, Options, command_of, launch, prepared_task, provenance
-from .table import markdown_table
+from .table import markdown_table, processor_of
 from .task import BATCH_SIZE, HIDDEN_SIZE, Task
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -189,7 +189,7 @@ def quality_report(rows: Iterable[Row]) -> str:
 
 
 def _origins(rows: Iterable[Row]) -> str:
-    machines = sorted({f"{row['hardware']['cpu']}, threads: {row['threads']}" for row in rows})
+    machines = sorted({f"{processor_of(row)}, threads: {row['threads']}" for row in rows})
     lines = [f"- `{row['command']}`: {row['date']}, commit {row['commit']}" for row in rows]
     return "\n".join([f"Measured on {'; '.join(machines)}.", "", *lines])
 

@@ -10,6 +10,7 @@ from .datasets import DATASETS
 from .ratios import memory_of
 from .results import Row
 from .systems import SYSTEMS
+from .table import processor_of
 
 PANELS = (
     ("training, CPU seconds per pass", lambda row: row["cpu_seconds_per_pass"]),
@@ -39,7 +40,7 @@ def plot_speed(rows: list[Row], folder: Path) -> list[Path]:
     groups: dict[tuple, dict[str, Row]] = {}
     for row in rows:
         if "error" not in row:
-            group = (row["dataset"], row["threads"], row["hardware"]["cpu"], row["hardware"]["cpu_count"])
+            group = (row["dataset"], row["threads"], processor_of(row), row["hardware"]["cpu_count"])
             groups.setdefault(group, {})[row["system"]] = row
     written = []
     for number, ((dataset, threads, cpu, _), found) in enumerate(groups.items()):

@@ -53,7 +53,14 @@ def _grouped(rows: Iterable[Row], key):
 def _machine(row: Row) -> str:
     machine, threads = row["hardware"], row["threads"]
     plural = "" if threads == 1 else "s"
-    return f"{machine['cpu']}, {machine['cpu_count']} CPUs, {machine['memory_gib']} GiB, {threads} thread{plural}"
+    cpus = f"{processor_of(row)}, {machine['cpu_count']} CPUs"
+    return f"{cpus}, {machine['memory_gib']} GiB, {threads} thread{plural}"
+
+
+def processor_of(row: Row) -> str:
+    """The processor, and its vector instructions where the row tells: bfloat16 needs more than AVX2."""
+    instructions = row["hardware"].get("instructions")
+    return row["hardware"]["cpu"] + (f" ({instructions})" if instructions else "")
 
 
 def _dataset_report(dataset: str, rows: dict[str, Row]) -> list[str]:

@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 CUTOFFS = (1, 5, 10, 20)
 
 
+def _check_numbers(batch_size: int, seed: int):
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; give at least 1.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; give 0 or more.")
+
+
 def evaluate(
     scorers: Mapping[str, Scorer],
     sequences: EvaluationSequences,
@@ -74,8 +81,9 @@ def evaluate(
 
     Raises:
         ValueError: If the protocol is unknown or needs other data, or draws its rivals, so that there are no lists to cover
-            the catalogue with.
+            the catalogue with; if `batch_size` or `seed` is too low a number.
     """
+    _check_numbers(batch_size, seed)
     chosen = find_protocol(protocol, sequences.data)
     if with_coverage and chosen.num_negatives is not None:
         raise ValueError(

@@ -20,6 +20,7 @@ FIXED_ARGUMENTS = {
     "label_names": ["labels", "seen_items"],
     "fsdp": None,  # ignored on CPUs; elsewhere refused: input and head share parameters
     "label_smoothing_factor": 0.0,  # needs the logits of every position, and there are those of labels alone
+    "resume_from_checkpoint": None,  # a run goes on where its own folder says
     "neftune_noise_alpha": None,  # expects a row of vectors for each history where events come in one row
 }
 AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")

@@ -167,14 +167,19 @@ def _without_folder(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine: processor, number of its threads, memory (`None` where the system does not tell)."""
+    """The machine: processor, the vector instructions torch uses, threads, memory (`None` where the system does not tell)."""
     cpu, information = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if information.exists():
         named = [line for line in information.read_text().splitlines() if line.startswith("model name")]
         cpu = named[0].split(":", 1)[1].strip() if named else cpu
     has_memory = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if has_memory else None
-    return {"cpu": cpu, "cpu_count": os.cpu_count(), "memory_gib": memory and round(memory / 2**30)}
+    return {
+        "cpu": cpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cpu_count": os.cpu_count(),
+        "memory_gib": memory and round(memory / 2**30),
+    }
 
 
 def versions() -> dict[str, str]:

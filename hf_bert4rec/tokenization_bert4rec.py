@@ -207,7 +207,7 @@ class Bert4RecTokenizer(TokenizersBackend):
             return tokens, []
         unknown_ids = [raw_id for raw_id, token in zip(raw_ids, tokens, strict=True) if token is None]
         if unknown == "error":
-            advice = f"found {unknown_ids[0]!r}; leave it out or use unknown='skip'"
+            advice = f"found {unknown_ids[0]!r}; leave it out or let unknown items be skipped"
             raise ValueError("a history must hold items of the vocabulary only, " + advice)
         return [token for token in tokens if token is not None], unknown_ids
 

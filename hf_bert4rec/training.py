@@ -99,6 +99,10 @@ class SequenceOptions:
         metadata={"help": "Evaluations without a better validation NDCG@10 before training stops; 0: never."},
     )
 
+    def __post_init__(self):
+        if self.early_stopping_patience < 0:
+            raise ValueError(f"early_stopping_patience is {self.early_stopping_patience}; give 0 or more.")
+
 
 def option_fields() -> dict[type, dict[str, dataclasses.Field]]:
     """Every option of a run by the dataclass that declares it: model, start, sequences, data and `TrainingArguments`."""

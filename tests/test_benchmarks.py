@@ -148,8 +148,10 @@ def test_the_report_judges_by_the_targets_of_the_data_set():
 
 
 def test_rows_of_different_machines_and_threads_are_never_held_against_each_other():
-    report = speed_report([figures("ours"), figures("plain", threads=2)])
-    assert report.count("\n## abacus") == 2
+    other = {"cpu": "abacus", "instructions": "beads", "cpu_count": 1, "memory_gib": 1}
+    report = speed_report([figures("ours"), figures("plain", threads=2), figures("plain", hardware=other)])
+    assert report.count("\n## abacus") == 3
+    assert "\n## abacus (beads), 1 CPUs, 1 GiB, 1 thread\n" in report
     assert "not measured" in cells(report, TARGETS["plain"].name)
 
 

@@ -314,6 +314,12 @@ def test_a_small_catalogue_gives_fewer_negatives():
     assert [sorted(tokens) for tokens in rows] == [[5, 6], []]
 
 
+@pytest.mark.parametrize(("number", "message"), [({"batch_size": 0}, "batch_size is 0"), ({"seed": -1}, "seed is -1")])
+def test_a_number_that_is_too_low_is_refused(data, counts, number, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate({}, EvaluationSequences(data, split="test"), counts, **number)
+
+
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_ranking_inside_the_trainer_equals_evaluate(data, counts, tmp_path, batch_size):
     # The window is shorter than most histories, whose seen items are forbidden all the same.

@@ -23,6 +23,11 @@ def data(interaction_log, tmp_path):
         ("--num_train_epochs=-3", "num_train_epochs is -3; give a number above 0."),
         ("--metric_for_best_model=ndcg@7", "metric_for_best_model is 'ndcg@7'; choose one of loss, recall@1, "),
         ("--label_smoothing_factor=0.1", "label_smoothing_factor is 0.1, but order, metrics or weights need 0.0"),
+        (
+            "--resume_from_checkpoint=elsewhere",
+            "resume_from_checkpoint is 'elsewhere', but order, metrics or weights need",
+        ),
+        ("--early_stopping_patience=-1", "early_stopping_patience is -1; give 0 or more."),
         ("--neftune_noise_alpha=5", "neftune_noise_alpha is 5, but order, metrics or weights need None"),
     ],
 )

@@ -138,6 +138,7 @@ def test_what_a_system_does_not_tell_is_left_out(monkeypatch, tmp_path):
     monkeypatch.setattr(run_record, "Path", lambda name: tmp_path / "none")
     monkeypatch.setattr("os.sysconf_names", {})
     assert hardware()["memory_gib"] is None
+    assert hardware()["instructions"] == torch.backends.cpu.get_cpu_capability()
     assert peak_memory() is None
 
 
