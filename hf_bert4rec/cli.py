@@ -21,10 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()  # of loading and saving; that of the training stays
     try:
         return COMMANDS[command].run(**values) or 0
-    except (ValueError, OSError, StrictDataclassError) as error:
-        print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
-        return 2
-    except ImportError as error:  # it names the package of an option, and mostly the pip command
+    # An ImportError names the package of an option, and mostly the pip command.
+    except (ValueError, OSError, ImportError, StrictDataclassError) as error:
         print(f"hf-bert4rec {command}: {one_line(error)}", file=sys.stderr)
         return 2
     except (SafetensorError, RuntimeError) as error:

@@ -20,7 +20,7 @@ from .error_text import one_line
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
-from .whole_file import OPTIONS_FILE, write_whole_file
+from .whole_file import OPTIONS_FILE, check_replaceable, write_whole_file
 
 RUN_FILE = "run.json"
 RECORD_FORMAT = "hf_bert4rec-run"
@@ -134,12 +134,9 @@ def weights_hash(folder: str | Path) -> str:
 
 
 def check_output(output_dir: Path, overwrite: bool):
-    """Refuse a folder that a run may not take the place of: what exists, unless it is a model and that is asked for."""
-    if output_dir.exists() and not overwrite:
-        raise FileExistsError(f"{output_dir} exists; give another folder, or --overwrite_output_dir to replace it.")
-    is_free = not output_dir.exists() or (output_dir.is_dir() and not any(output_dir.iterdir()))
-    if not is_free and not (output_dir / "config.json").exists():
-        raise FileExistsError(f"{output_dir} is not the folder of a model, and stays as it is; give another folder.")
+    """Refuse what a run may not take the place of: as [`check_replaceable`], but a model goes with all that is beside it."""
+    if not (overwrite and (output_dir / "config.json").exists()):
+        check_replaceable(output_dir, overwrite=overwrite, inputs=("data.json",))
 
 
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):

@@ -142,7 +142,7 @@ def train(
     Raises:
         ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued, or
             if the partial run has other options.
-        FileExistsError: If `output_dir` exists, or if it is to be replaced and is not the folder of a model.
+        FileExistsError: If `output_dir` exists, or if it is to be replaced and holds data or other folders.
         OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
     output_dir = Path(output_dir)

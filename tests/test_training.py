@@ -240,14 +240,19 @@ def test_an_existing_run_is_refused_untouched_or_replaced_on_demand(data, tmp_pa
     assert (run / "model.safetensors").read_bytes() != before
 
 
-def test_what_is_no_model_is_never_replaced_by_a_run(data, tmp_path):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "letter.txt").write_text("mine")
-    for folder in (data.folder, tmp_path / "home", tmp_path / "home" / "letter.txt"):
-        with pytest.raises(FileExistsError, match="is not the folder of a model, and stays as it is; give another"):
+def test_data_and_folders_of_others_are_never_replaced_by_a_run(data, tmp_path):
+    letter = tmp_path / "home" / "letters" / "letter.txt"
+    letter.parent.mkdir(parents=True)
+    letter.write_text("mine")
+    for folder in (data.folder, tmp_path / "home", letter):
+        with pytest.raises(
+            FileExistsError, match="is no earlier output of this command .* stays; give another folder"
+        ):
             train(data, folder, max_steps=1, overwrite=True, **TINY)
     assert (data.folder / "data.json").exists()
-    assert (tmp_path / "home" / "letter.txt").read_text() == "mine"
+    assert letter.read_text() == "mine"
+    train(data, letter.parent, max_steps=1, overwrite=True, **TINY)  # a file alone does not protect its folder
+    assert (letter.parent / "run.json").exists() and not letter.exists()
 
 
 def test_a_partial_run_with_other_options_is_not_resumed_by_mistake(data, tmp_path):
