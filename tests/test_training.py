@@ -246,7 +246,7 @@ def test_data_and_folders_of_others_are_never_replaced_by_a_run(data, tmp_path):
     letter.write_text("mine")
     for folder in (data.folder, tmp_path / "home", letter):
         with pytest.raises(
-            FileExistsError, match="is no earlier output of this command .* stays; give another folder"
+            FileExistsError, match=r"is no earlier output of this command .* stays; give another folder"
         ):
             train(data, folder, max_steps=1, overwrite=True, **TINY)
     assert (data.folder / "data.json").exists()
