@@ -62,6 +62,7 @@ def plain(separator: str, end: str = "\n", rows: list[tuple] = PLAIN_ROWS) -> st
         ("packed.csv.gz", gzip.compress(quoted(",").encode(), mtime=0), {}),
         ("two-line-ends.csv", (quoted(",", ROWS[:3], "\r\n") + quoted(",", ROWS[3:]).split("\n", 1)[1]).encode(), {}),
         ("utf16.csv", quoted(",").encode("utf-16"), {"encoding": "utf-16"}),
+        ("PACKED.CSV.GZ", gzip.compress(quoted(",").encode(), mtime=0), {}),
         ("utf16.csv.gz", gzip.compress(quoted(",").encode("utf-16"), mtime=0), {"encoding": "UTF16"}),
         ("a [1] *?'.csv", quoted(",").encode(), {}),
         ("log.jsonl", "\n".join(json.dumps(dict(zip("uit", row, strict=True))) for row in ROWS).encode(), "uit"),

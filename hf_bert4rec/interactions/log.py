@@ -22,7 +22,7 @@ from .engine import Engine, first_line
 from .options import InteractionOptions
 from .sources import IDS, JsonSource, TextSource
 from .tables import MemorySource, ParquetSource
-from .text import plain_name
+from .text import kind_of, plain_name
 
 PARQUET = (".parquet", ".pq")
 JSON_LINES = (".json", ".jsonl", ".ndjson")
@@ -123,7 +123,7 @@ def open_sources(engine: Engine, log: Any, settings: dict[str, Any], folder: Pat
     paths = [path for pattern in log for path in _matching(os.fspath(pattern))]
     if not paths:
         raise ValueError("the list of log files is empty: give at least one")
-    suffixes = [Path(path.removesuffix(".gz")).suffix.lower() for path in paths]
+    suffixes = [kind_of(path) for path in paths]
     if all(suffix in PARQUET for suffix in suffixes):
         return [ParquetSource(paths, engine)]
     if any(suffix in PARQUET for suffix in suffixes):

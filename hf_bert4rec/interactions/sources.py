@@ -151,4 +151,4 @@ def _json_object(line: str) -> dict[str, Any] | None:
 
 
 def _compression(path: str) -> str:
-    return "gzip" if path.endswith(".gz") else "none"
+    return "gzip" if text.is_gzipped(path) else "none"

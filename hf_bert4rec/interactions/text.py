@@ -59,15 +59,25 @@ def python_encoding(name: str) -> str:
     return UTF8 if found in ("utf-8", "ascii") else found
 
 
+def is_gzipped(path: str) -> bool:
+    """By its name, in small letters or capitals."""
+    return path.lower().endswith(".gz")
+
+
+def kind_of(path: str) -> str:
+    """The suffix that tells the format, in small letters: that before `.gz` of a gzipped file."""
+    return Path(path[: -len(".gz")] if is_gzipped(path) else path).suffix.lower()
+
+
 def open_text(path: str, encoding: str, newline: str | None = None) -> IO[str]:
     """Open a text file, gzipped or not."""
-    opener: Any = gzip.open if path.endswith(".gz") else open
+    opener: Any = gzip.open if is_gzipped(path) else open
     return opener(path, "rt", encoding=encoding, newline=newline)
 
 
 def open_bytes(path: str) -> IO[bytes]:
     """Open a file as bytes, gzipped or not."""
-    opener: Any = gzip.open if path.endswith(".gz") else open
+    opener: Any = gzip.open if is_gzipped(path) else open
     return opener(path, "rb")
 
 
@@ -138,7 +148,7 @@ def find_separator(path: str, lines: list[str], wanted: str | None) -> str:
             return separator
         raise ValueError(f"separator {wanted!r} is not in the first line of {path} ({shown(lines[0])}): give another")
     present = [separator for separator in SEPARATORS if separator in lines[0]]
-    usual = {".csv": ",", ".tsv": "\t"}.get(Path(path.removesuffix(".gz")).suffix.lower())
+    usual = {".csv": ",", ".tsv": "\t"}.get(kind_of(path))
     present.sort(key=lambda separator: separator != usual)
     for separator in present:
         if len({len(fields) for fields in first_fields(lines, separator)}) == 1:
