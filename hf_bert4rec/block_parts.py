@@ -136,9 +136,8 @@ class ModernBertParts:
         return states + self.layer.mlp(self.layer.mlp_norm(states))
 
     def _by_head(self, projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(2, (-1, self.self_attention.head_dim)).transpose(
-            1, 2
-        )  # (batch, heads, length, size)
+        by_head = projected.unflatten(2, (-1, self.self_attention.head_dim))
+        return by_head.transpose(1, 2)  # (batch, heads, length, size)
 
 
 def parts_of(layer: nn.Module) -> BertParts | ModernBertParts:
@@ -149,9 +148,8 @@ def parts_of(layer: nn.Module) -> BertParts | ModernBertParts:
 def are_plain_products(projections: tuple[nn.Module, ...]) -> bool:
     """Whether nothing but a product stands behind the names of the projections, as adapters and quantisation put there."""
     is_plain = all(type(p) is nn.Linear and not p._forward_hooks and not p._forward_pre_hooks for p in projections)
-    return (
-        is_plain and not torch.compiler.is_exporting()
-    )  # parts of a weight are none that a graph's quantisation knows
+    # Parts of a weight are none that a graph's quantisation knows.
+    return is_plain and not torch.compiler.is_exporting()
 
 
 def at_columns(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
