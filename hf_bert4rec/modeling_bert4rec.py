@@ -32,6 +32,7 @@ from .encoders import build_encoder, key_biases, position_inputs, start_values_a
 from .event_window import event_positions, is_padded_on_the_right, kept_mask, next_labels, previous_events, read_events
 from .item_embeddings import Bert4RecEmbeddings
 from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
+from .packed_rows import can_be_packed, packed_states
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
 
@@ -289,6 +290,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _encode(self, positions: torch.Tensor | None, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
+            if can_be_packed(self.bert4rec, positions, inputs["attention_mask"]):
+                return BaseModelOutput(), packed_states(self.bert4rec, positions, **inputs)
             embed = self.get_input_embeddings()
             return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)
         return self._encode_at_once(positions, **inputs)

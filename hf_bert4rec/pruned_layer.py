@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .block_parts import BLOCKS, BertParts, ModernBertParts, are_plain_products, at_columns, parts_of
+from .block_parts import BLOCKS, BertParts, ModernBertParts, are_plain_products, at_columns, attention_at, parts_of
 from .product_sizes import next_size
 
 # Tokens whose feed-forward states, four times as wide as the others, stay in the cache next to a core: 1 MiB at width 64.
@@ -135,7 +135,7 @@ def _attention_at(
     # In training one product of all positions is faster.
     if columns.shape[1] == 1 and not parts.self_attention.training and are_plain_products(parts.projections):
         return _attention_of_one(parts, columns, states, attention_mask, **kwargs)
-    return parts.attention_at(columns, states, attention_mask, **kwargs)  # (batch, slots, hidden)
+    return attention_at(parts, columns, states, attention_mask, **kwargs)  # (batch, slots, hidden)
 
 
 def _attention_of_one(parts, columns: torch.Tensor, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:

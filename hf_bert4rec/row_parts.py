@@ -1,6 +1,9 @@
 """
 Rows of a padded batch read in parts of like length, so that a CPU spends little time on padding whatever rows come together.
 
+This is the road of bfloat16, of checkpointed blocks and of blocks that hooks watch; others go without padding at all
+(`packed_rows`).
+
 Batches of like length need no parts, but teach worse: their steps are of users of one kind, and an event of a short history
 weighs more than one of a long history. Validation NDCG@10 on MovieLens-1M at the end of `examples/04_reproduce.py ml-1m` was
 .180 by them and is .193 by rows in random order; after ten epochs at hidden size 64 .114 and .124.
@@ -16,13 +19,12 @@ import torch
 from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
+from .packed_rows import TOKENS_AT_ONCE
 from .product_sizes import next_size
 from .pruned_layer import wants_all_positions
 
 # Tokens of padding in a part that cost less than another part would: a part calls each kernel once more.
 MAX_PADDING = 512
-# Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64, which stay in the cache.
-TOKENS_AT_ONCE = 1 << 13
 
 
 def can_be_read_in_parts(

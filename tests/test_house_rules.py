@@ -23,8 +23,9 @@ LEVELS = (
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
     | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index", "token_gate", "web_lists"},
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"}
-    | {"item_search", "row_parts", "encoders"},
-    {"item_head", "protocols"},
+    | {"item_search", "encoders"},
+    {"item_head", "protocols", "packed_rows"},
+    {"row_parts"},
     {"modeling_bert4rec", "known_results"},
     {"modeling_bert4rec_causal", "modeling_bert4rec_classification", "ranking_graph"}
     | {"evaluation", "scoring", "rowwise_adam", "metrics_text", "attention_rollout"},

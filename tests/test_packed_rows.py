@@ -1,0 +1,220 @@
+"""Packed rows: every event once and no padding, and the loss and gradients of the batch as a whole."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec.packed_rows import TOKENS_AT_ONCE, can_be_packed, packed_parts
+
+BLOCKS = [("bert", "post"), ("bert", "pre"), ("modernbert", "pre")]
+
+
+def mask_of(lengths, longest, side="right"):
+    columns = torch.arange(longest)
+    lengths = torch.tensor(lengths)[:, None]
+    return columns < lengths if side == "right" else columns >= longest - lengths
+
+
+def tiny_model(**changes):
+    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 40}
+    model = Bert4RecForMaskedLM(
+        Bert4RecConfig(
+            **sizes | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "is_decoder": False} | changes
+        )
+    )
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.train().double()
+
+
+def batch_of(mask, share=0.4):
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, 60, mask.shape, generator=generator) * mask
+    labels = tokens.masked_fill(~mask | (torch.rand(mask.shape, generator=generator) > share), -100)
+    return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
+
+
+def loss_and_gradients(model, batch):
+    model.zero_grad()
+    loss = model(**batch).loss
+    loss.backward()
+    return loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def read_whole(monkeypatch):
+    """After `read_whole()` a batch is read as one padded rectangle."""
+    return lambda: monkeypatch.setattr("hf_bert4rec.modeling_bert4rec.can_be_read_in_parts", lambda *_, **__: False)
+
+
+@given(st.lists(st.integers(0, 3000), min_size=1, max_size=40), st.sampled_from(["left", "right"]))
+def test_parts_hold_every_event_once_row_by_row(row_lengths, side):
+    mask = mask_of(row_lengths, 3000, side)
+    rows, sizes = [], []
+    for places, lengths in packed_parts(mask):
+        assert len(places) == lengths.sum()
+        assert len(places) <= TOKENS_AT_ONCE
+        rows += [piece.tolist() for piece in places.split(lengths.tolist())]
+        sizes += lengths.tolist()
+    assert sizes == sorted((length for length in row_lengths if length), reverse=True)
+    expected = [(row * 3000 + mask[row].nonzero()[:, 0]).tolist() for row, length in enumerate(row_lengths) if length]
+    assert sorted(rows) == expected
+
+
+def test_a_row_longer_than_a_cpu_reads_at_once_is_a_part_of_its_own():
+    mask = mask_of([TOKENS_AT_ONCE + 1, 5, 7], TOKENS_AT_ONCE + 1)
+    assert [lengths.tolist() for _, lengths in packed_parts(mask)] == [[TOKENS_AT_ONCE + 1], [7, 5]]
+
+
+def test_a_part_is_as_large_as_a_cpu_reads_at_once():
+    half = TOKENS_AT_ONCE // 2
+    assert [lengths.tolist() for _, lengths in packed_parts(mask_of([half] * 3, half))] == [[half, half], [half]]
+
+
+@pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("causal_rows", [None, [True, False, False, True, False, True, False], [True] * 7])
+@pytest.mark.parametrize("position_origin", ["oldest", "newest"])
+def test_loss_and_gradients_are_those_of_the_batch_as_a_whole(
+    read_whole, backbone, norm_position, *, side, causal_rows, position_origin
+):
+    model = tiny_model(backbone=backbone, norm_position=norm_position, position_origin=position_origin)
+    batch = batch_of(mask_of([40, 3, 17, 39, 0, 2, 17], 40, side))
+    if causal_rows is not None:
+        batch["causal_rows"] = torch.tensor(causal_rows)
+    loss, gradients = loss_and_gradients(model, batch)
+    read_whole()
+    expected_loss, expected = loss_and_gradients(model, batch)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-9, atol=1e-9)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_several_parts_give_the_loss_of_one(monkeypatch):
+    model, batch = tiny_model(), batch_of(mask_of([40, 3, 17, 39, 0, 2, 17], 40))
+    loss, gradients = loss_and_gradients(model, batch)
+    sizes = []
+    model.bert4rec.embeddings.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[1].shape[1]))
+    monkeypatch.setattr("hf_bert4rec.packed_rows.TOKENS_AT_ONCE", 60)
+    in_parts, expected = loss_and_gradients(model, batch)
+    assert sizes == [40, 39 + 17, 17 + 3 + 2]
+    torch.testing.assert_close(in_parts, loss)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, msg=name)
+
+
+def test_rows_without_a_label_are_not_read_and_items_are_embedded_once():
+    model, batch = tiny_model(), batch_of(mask_of([40, 30, 20], 40))
+    batch["labels"][1] = -100
+    embedded, read = [], []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: embedded.append(len(inputs[0])))
+    model.bert4rec.embeddings.register_forward_pre_hook(lambda module, inputs: read.append(tuple(inputs[1].shape)))
+    model(**batch)
+    assert embedded == [60]
+    assert read == [(1, 60, 16)]
+
+
+@pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
+def test_the_last_block_is_computed_at_the_labels_alone(backbone, norm_position):
+    model, batch = tiny_model(backbone=backbone, norm_position=norm_position), batch_of(mask_of([40, 30, 20], 40))
+    layer = model.bert4rec.encoder.layer[-1]
+    feed_forward = layer.mlp if backbone == "modernbert" else layer.intermediate
+    shapes = []
+    feed_forward.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    model(**batch)
+    assert shapes == [(1, int(batch["labels"].ne(-100).sum()), 16)]
+
+
+@pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
+def test_dropout_acts_on_the_weights_of_attention(backbone, norm_position):
+    batch, losses = batch_of(mask_of([40, 30, 20], 40)), []
+    for dropout in (0.0, 0.5):
+        options = {"norm_position": norm_position, "attention_probs_dropout_prob": dropout}
+        model = tiny_model(backbone=backbone, **options)
+        losses.append([model(**batch).loss.item() for _ in range(2)])
+    assert losses[0][0] == losses[0][1]
+    assert len({losses[0][0], *losses[1]}) == 3
+
+
+def test_a_decoder_reads_causally(read_whole):
+    model, batch = tiny_model(is_decoder=True), batch_of(mask_of([40, 30, 20], 40))
+    loss, _ = loss_and_gradients(model, batch)
+    read_whole()
+    torch.testing.assert_close(loss, loss_and_gradients(model, batch)[0])
+    assert (loss - loss_and_gradients(tiny_model(), batch)[0]).abs() > 1e-3
+
+
+def test_histories_longer_than_the_window_are_read_from_its_start(read_whole):
+    model, batch = tiny_model(max_position_embeddings=20), batch_of(mask_of([40, 30, 20], 40))
+    batch["labels"][:, :20] = -100
+    assert can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
+    loss, _ = loss_and_gradients(model, batch)
+    read_whole()
+    torch.testing.assert_close(loss, loss_and_gradients(model, batch)[0])
+
+
+def without_change(model, batch):
+    pass
+
+
+def set_eager(model, batch):
+    model.set_attn_implementation("eager")
+
+
+def set_half(model, batch):
+    model.bfloat16()
+
+
+def checkpoint(model, batch):
+    model.activation_checkpointing_enable()
+
+
+def watch_model(model, batch):
+    model.bert4rec.register_forward_hook(lambda *_: None)
+
+
+def watch_stack(model, batch):
+    model.bert4rec.encoder.register_forward_pre_hook(lambda *_: None)
+
+
+def watch_block(model, batch):
+    model.bert4rec.encoder.layer[0].register_forward_hook(lambda *_: None)
+
+
+def label_padding(model, batch):
+    batch["labels"][2, 30] = 7
+
+
+def label_beyond_window(model, batch):
+    model.config.max_position_embeddings = 10
+    batch["labels"][0, 0] = 7
+
+
+def label_nothing(model, batch):
+    batch["labels"][:] = -100
+
+
+CHANGES = [set_eager, set_half, checkpoint, watch_model, watch_stack, watch_block]
+BAD_LABELS = [label_padding, label_beyond_window, label_nothing]
+
+
+@pytest.mark.parametrize("change", [without_change, *CHANGES, *BAD_LABELS], ids=lambda change: change.__name__)
+def test_what_needs_the_blocks_as_they_are_is_not_packed(change):
+    model, batch = tiny_model(), batch_of(mask_of([40, 30, 20], 40))
+    change(model, batch)
+    found = can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
+    assert found == (change is without_change)
+    if change is not set_half:
+        assert torch.isfinite(loss_and_gradients(model, batch)[0])
+
+
+def test_products_in_bfloat16_are_read_in_parts():
+    model, batch = tiny_model().float(), batch_of(mask_of([40, 30, 20], 40))
+    for is_cast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
+            found = can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
+        assert found != is_cast
