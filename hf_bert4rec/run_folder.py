@@ -20,7 +20,7 @@ from .error_text import one_line
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
-from .whole_file import OPTIONS_FILE, check_replaceable, write_whole_file
+from .whole_file import OPTIONS_FILE, check_not_inside, check_replaceable, write_whole_file
 
 RUN_FILE = "run.json"
 RECORD_FORMAT = "hf_bert4rec-run"
@@ -133,10 +133,15 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_output(output_dir: Path, overwrite: bool):
-    """Refuse what a run may not take the place of: as [`check_replaceable`], but a model goes with all that is beside it."""
+def check_output(output_dir: Path, overwrite: bool, data: Any):
+    """
+    Refuse what a run may not take the place of: as [`check_replaceable`], but a model goes with all that is beside it, unless
+    that is the run's own data.
+    """
     if not (overwrite and (output_dir / "config.json").exists()):
         check_replaceable(output_dir, overwrite=overwrite, inputs=("data.json",))
+    folder = data.folder if isinstance(data, InteractionData) else data
+    check_not_inside(output_dir, [folder] if isinstance(folder, (str, Path)) else [])
 
 
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):

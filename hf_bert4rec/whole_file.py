@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,15 +44,30 @@ def check_replaceable(path: Path, *, overwrite: bool, inputs: tuple[str, ...]):
             )
 
 
+def check_not_inside(path: Path, reads: Iterable[str | Path | None]):
+    """Refuse to replace a folder that holds what is read: it would be deleted with the folder."""
+    for read in reads:
+        if read is not None and path.is_dir() and Path(read).resolve().is_relative_to(path.resolve()):
+            raise FileExistsError(
+                f"{path} holds {read}, which would be deleted with it, and stays; give another folder."
+            )
+
+
 @contextmanager
 def whole_folder(
-    path: Path, *, overwrite: bool = False, inputs: tuple[str, ...] = ("data.json", "config.json")
+    path: Path,
+    *,
+    overwrite: bool = False,
+    inputs: tuple[str, ...] = ("data.json", "config.json"),
+    reads: Iterable[str | Path | None] = (),
 ) -> Iterator[Path]:
     """
     A folder to write into, which takes the name of the path once all is written; nothing is left of one that fails. What
-    exists is refused before anything is made, unless it is to be replaced and may be, see [`check_replaceable`].
+    exists is refused before anything is made, unless it is to be replaced and may be, see [`check_replaceable`], and holds
+    nothing that is read.
     """
     check_replaceable(path, overwrite=overwrite, inputs=inputs)
+    check_not_inside(path, reads)
     partial = path.with_name(path.name + ".partial")
     if (partial / OPTIONS_FILE).exists():
         raise FileExistsError(f"{partial} is an unfinished training; finish it, or give another folder.")

@@ -228,6 +228,14 @@ def test_an_existing_folder_is_refused_untouched_or_replaced_on_demand(tmp_path,
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["run"]
 
 
+def test_a_folder_that_holds_the_checkpoint_is_not_replaced(tmp_path, items):
+    (tmp_path / "run").mkdir()
+    save_recbole(tmp_path / "run" / "model.pth")
+    with pytest.raises(FileExistsError, match=r"run holds .*model\.pth, which would be deleted with it, and stays"):
+        convert(tmp_path / "run" / "model.pth", tmp_path / "run", items=items, overwrite=True)
+    assert (tmp_path / "run" / "model.pth").exists()
+
+
 def test_an_unfinished_training_is_not_lost(tmp_path, items):
     save_recbole(tmp_path / "model.pth")
     (tmp_path / "run.partial").mkdir()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from hf_bert4rec import compare, prepare, train
+from hf_bert4rec import compare, load_data, prepare, train
 from hf_bert4rec.run_folder import load_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -253,6 +254,19 @@ def test_data_and_folders_of_others_are_never_replaced_by_a_run(data, tmp_path):
     assert letter.read_text() == "mine"
     train(data, letter.parent, max_steps=1, overwrite=True, **TINY)  # a file alone does not protect its folder
     assert (letter.parent / "run.json").exists() and not letter.exists()
+
+
+def test_a_run_that_holds_its_data_is_not_replaced(data, tmp_path):
+    run = train(data, tmp_path / "run", max_steps=1, **TINY)
+    shutil.copytree(data.folder, run / "data")
+    log = run / "log.csv"
+    log.write_text("user_id,item_id,timestamp\na,x,1\n")
+    for inside in (run / "data", load_data(run / "data"), log):
+        with pytest.raises(FileExistsError, match=r"run holds .*, which would be deleted with it, and stays"):
+            train(inside, run, max_steps=1, overwrite=True, **TINY)
+    assert (run / "data" / "data.json").exists() and log.exists()
+    train(data, run, max_steps=1, overwrite=True, **TINY)
+    assert not log.exists()
 
 
 def test_a_partial_run_with_other_options_is_not_resumed_by_mistake(data, tmp_path):

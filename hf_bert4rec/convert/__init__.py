@@ -43,11 +43,12 @@ def convert(
         [`Converted`]: what was written.
 
     Raises:
-        FileExistsError: If the folder exists.
+        FileExistsError: If the folder exists, or if it is to be replaced and holds the checkpoint.
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, one whose scores would differ, or if the items are missing or do not fit.
     """
-    with whole_folder(Path(output_dir), overwrite=overwrite, inputs=("data.json",)) as partial:
+    reads = (checkpoint, items)
+    with whole_folder(Path(output_dir), overwrite=overwrite, inputs=("data.json",), reads=reads) as partial:
         found = _read_with_items(checkpoint, items)
         _model(found).save_pretrained(partial)
         Bert4RecTokenizer.from_items(found.item_ids or []).save_pretrained(partial)
