@@ -58,10 +58,13 @@ def main():
     arguments.output_dir.mkdir(parents=True, exist_ok=True), cards.mkdir(parents=True, exist_ok=True)
 
     data, runs, metrics = prepared(row, recipe, arguments), [], []
+    options = dict(recipe["train"])
+    if options.get("bf16") and not has_bf16_products():
+        options["bf16"] = False
     for seed in arguments.seeds or recipe["seeds"]:
         runs.append(arguments.output_dir / f"{row}-{seed}")
         if not runs[-1].exists():
-            train(data, runs[-1], seed=seed, **recipe["train"] | ({} if has_bf16_products() else {"bf16": False}))
+            train(data, runs[-1], seed=seed, **options)
         for protocol in recipe["protocols"]:
             metrics.append(arguments.output_dir / f"{row}-{seed}-{protocol}.json")
             if not metrics[-1].exists():
