@@ -82,7 +82,7 @@ class Bert4RecConfig(PreTrainedConfig):
         training_loss (`str`, *optional*, defaults to `"softmax"`):
             Cross-entropy over the whole catalogue (`"softmax"`), or over drawn negatives, for catalogues of millions:
             `"sampled_softmax"` with log-Q correction, `"gbce"` of gSASRec, `"bce"` of SASRec.
-        num_negatives (`int`, *optional*, defaults to 256):
+        num_negatives (`int`, *optional*, defaults to 4096):
             Items that a sampled loss draws, uniformly and with replacement; SASRec draws 1.
         share_negatives (`bool`, *optional*, defaults to `True`):
             Whether all labels of a batch share one draw, which is much faster, or each draws for itself as in SASRec.
@@ -134,7 +134,7 @@ class Bert4RecConfig(PreTrainedConfig):
     head_transform: bool = True
     reading: str = "masked"
     training_loss: str = "softmax"
-    num_negatives: int = 256
+    num_negatives: int = 4096
     share_negatives: bool = True
     gbce_t: float | int = 0.75
     is_decoder: bool = False

@@ -15,7 +15,7 @@ from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from .configuration_bert4rec import Bert4RecConfig
 from .losses import catalogue_cross_entropy
-from .sampled_losses import sampled_loss
+from .sampled_losses import sampled_loss, starting_bias
 
 
 class Bert4RecPredictionHead(nn.Module):
@@ -31,6 +31,7 @@ class Bert4RecPredictionHead(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         # The decoder's own bias, by the name that it has in BERT's checkpoints.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
+        self.starting_bias = self.decoder.starting_bias = starting_bias(config)  # what initialisation sets
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)

@@ -31,7 +31,7 @@ from .dropout import draw_dropout_from_bits
 from .encoders import build_encoder, key_biases, position_inputs, start_values_as_identity
 from .event_window import event_positions, is_padded_on_the_right, kept_mask, next_labels, previous_events, read_events
 from .item_embeddings import Bert4RecEmbeddings
-from .item_head import Bert4RecItemHead, Bert4RecPredictionHead
+from .item_head import Bert4RecItemHead
 from .packed_rows import can_be_packed, packed_states
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
@@ -61,8 +61,8 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
             init.xavier_normal_(module.weight)
         if hasattr(module, "identity_rows") and not getattr(module.weight, "_is_hf_initialized", False):
             init.eye_(module.weight[module.identity_rows])
-        if isinstance(module, Bert4RecPredictionHead) and module.bias is not None:
-            init.zeros_(module.bias)
+        if hasattr(module, "starting_bias") and module.bias is not None:
+            init.constant_(module.bias, module.starting_bias)
 
 
 class Bert4RecModel(Bert4RecPreTrainedModel):

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM
 from hf_bert4rec.losses import catalogue_cross_entropy
 from hf_bert4rec.sampled_losses import (
     binary_cross_entropy,
     draw_negatives,
+    generalised_binary_cross_entropy,
     sampled_loss,
     sampled_scores,
     sampled_softmax,
+    starting_bias,
 )
 
 NUM_ITEMS = 12
@@ -214,3 +216,34 @@ def test_every_option_of_the_loss_changes_it(change):
         config = config_of(**({"loss": "gbce", "num_negatives": 5} | options))
         losses.append(sampled_loss(hidden_states, decoder, labels, config).item())
     assert losses[0] != pytest.approx(losses[1])
+
+
+@pytest.mark.parametrize("options", [{"loss": "bce"}, {"loss": "gbce"}, {"loss": "gbce", "gbce_t": 0.0}])
+@pytest.mark.parametrize("num_negatives", [1, 6])
+def test_while_all_items_score_alike_the_loss_is_lowest_where_the_bias_starts(options, num_negatives):
+    config = config_of(**options, num_negatives=num_negatives)
+    scores = (starting_bias(config) + torch.tensor([-0.01, 0.0, 0.01])).double()
+    negatives = scores[:, None].expand(-1, num_negatives)
+    if config.training_loss == "bce":
+        losses = binary_cross_entropy(scores, negatives)
+    else:
+        losses = generalised_binary_cross_entropy(scores, negatives, NUM_ITEMS, config.gbce_t)
+    assert losses.argmin() == 1
+
+
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("model_class", [Bert4RecForMaskedLM, Bert4RecForCausalLM])
+def test_the_items_of_a_new_model_start_at_that_bias(model_class, tie):
+    for loss in ("softmax", *SAMPLED):
+        config = config_of(loss, num_attention_heads=2, num_negatives=6, tie_word_embeddings=tie)
+        bias = model_class(config).get_output_embeddings().bias
+        assert (bias == starting_bias(config)).all()
+        assert (starting_bias(config) != 0) == (loss in ("gbce", "bce"))
+
+
+def test_a_trained_bias_is_loaded_as_it_was_saved(tmp_path):
+    model = Bert4RecForMaskedLM(config_of("gbce", num_attention_heads=2))
+    torch.nn.init.normal_(model.cls.predictions.bias)
+    model.save_pretrained(tmp_path)
+    loaded = Bert4RecForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.cls.predictions.bias, model.cls.predictions.bias)
