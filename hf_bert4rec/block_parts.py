@@ -2,24 +2,25 @@
 The parts of a Transformer block under the same names, whichever kind of block it is.
 
 *Source:* `transformers.models.bert`, `transformers.models.roberta_prelayernorm` and `transformers.models.modernbert`, whose
-parts are called as they are.
+projections, outputs, norms and feed-forward layers are called as they are.
 
-*Differences:* where nothing but a product stands behind ModernBERT's one projection, its queries are computed where they are
-wanted alone.
+*Differences:* queries are computed where they are wanted alone; in ModernBERT's blocks only where nothing but a product stands
+behind their one projection.
 """
-
-from typing import Any
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert import modeling_bert
-from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
 from transformers.models.modernbert import modeling_modernbert
-from transformers.models.modernbert.modeling_modernbert import ModernBertEncoderLayer, rotate_half
-from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import RobertaPreLayerNormLayer
+from transformers.models.modernbert.modeling_modernbert import ModernBertAttention, ModernBertEncoderLayer, rotate_half
+from transformers.models.roberta_prelayernorm.modeling_roberta_prelayernorm import (
+    RobertaPreLayerNormLayer,
+    RobertaPreLayerNormSelfAttention,
+)
 
 BLOCKS = (BertLayer, RobertaPreLayerNormLayer, ModernBertEncoderLayer)
+ATTENTIONS = (BertSelfAttention, RobertaPreLayerNormSelfAttention, ModernBertAttention)
 
 
 class BertParts:
@@ -46,9 +47,13 @@ class BertParts:
         size = self.self_attention.attention_head_size
         return tuple(_by_head(project(x), size) for project, x in zip(self.projections, inputs, strict=True))
 
+    def attention_modules(self) -> tuple[nn.Module, ...]:
+        """What calling the block calls and its parts go around."""
+        return self.layer.attention, self.self_attention
+
     def dropout(self) -> float:
         """The chance of a weight of attention to be dropped."""
-        return self.self_attention.dropout.p
+        return self.self_attention.dropout.p if self.self_attention.training else 0.0
 
     def scores_of_one(self, columns: torch.Tensor, states: torch.Tensor, **kwargs) -> torch.Tensor:
         """
@@ -104,8 +109,11 @@ class ModernBertParts:
         query, key, value = (_by_head(x, attention.head_dim) for x in (query, key, value))
         return _rotated(query, position_embeddings, columns), _rotated(key, position_embeddings), value
 
+    def attention_modules(self) -> tuple[nn.Module, ...]:
+        return (self.self_attention,)
+
     def dropout(self) -> float:
-        return self.self_attention.attention_dropout
+        return self.self_attention.attention_dropout if self.self_attention.training else 0.0
 
     def scores_of_one(
         self, columns: torch.Tensor, states: torch.Tensor, *, position_embeddings, **kwargs
@@ -144,20 +152,8 @@ def at_columns(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """States `(batch, length, hidden)` at the columns `(batch, slots)` of each row, `(batch, slots, hidden)`."""
     num_rows, length, size = states.shape
     starts = torch.arange(num_rows, device=columns.device)[:, None] * length
-    # A quarter of the time of `gather`, most of which is that of its gradient.
+    # On a CPU a quarter of the time of `gather`, most of which is that of its gradient.
     return states.reshape(-1, size).index_select(0, (starts + columns).flatten()).view(*columns.shape, size)
-
-
-def attention_at(
-    parts: BertParts | ModernBertParts, columns: torch.Tensor, states: torch.Tensor, attention_mask, **kwargs
-) -> torch.Tensor:
-    """Self-attention of the columns `(batch, slots)` over the whole row, before its output layer: `(batch, slots, hidden)`."""
-    query, key, value = parts.by_head(columns, states, **kwargs)
-    kwargs.pop("position_embeddings", None)  # the queries and keys are rotated
-    attention = parts.self_attention
-    attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, parts.eager_attention)
-    options = {"dropout": parts.dropout() if attention.training else 0.0, "scaling": query.shape[-1] ** -0.5} | kwargs
-    return attend(attention, query, key, value, attention_mask, **options)[0].flatten(2)
 
 
 def _by_head(projected: torch.Tensor, size: int) -> torch.Tensor:
@@ -167,6 +163,6 @@ def _by_head(projected: torch.Tensor, size: int) -> torch.Tensor:
 def _rotated(states: torch.Tensor, position_embeddings, columns: torch.Tensor | None = None) -> torch.Tensor:
     """ModernBERT's rotation of queries or keys by head, by the angles of all positions or of those at the columns."""
     if columns is not None:
-        position_embeddings = (at_columns(a.expand(columns.shape[0], -1, -1), columns) for a in position_embeddings)
+        position_embeddings = (a[0][columns] if len(a) == 1 else at_columns(a, columns) for a in position_embeddings)
     cosines, sines = (angles[:, None] for angles in position_embeddings)  # (batch or 1, 1, length, size)
     return (states.float() * cosines + rotate_half(states.float()) * sines).to(states.dtype)

@@ -7,7 +7,7 @@ The head over the catalogue, and the loss it is trained with.
 the item embeddings, away; `training_loss` may name a sampled loss, see `sampled_losses`.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,7 +31,9 @@ class Bert4RecPredictionHead(nn.Module):
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         # The decoder's own bias, by the name that it has in BERT's checkpoints.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
-        self.starting_bias = self.decoder.starting_bias = starting_bias(config)  # what initialisation sets
+        owners: list[Any] = [self, self.decoder]  # of the bias, tied or not
+        for owner in owners:
+            owner.starting_bias = starting_bias(config)  # what initialisation sets
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.decoder(self.transform(hidden_states))  # (..., hidden) -> (..., vocab)

@@ -290,7 +290,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _encode(self, positions: torch.Tensor | None, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
-            if can_be_packed(self.bert4rec, positions, inputs["attention_mask"]):
+            if type(self.bert4rec) is Bert4RecModel and can_be_packed(self.bert4rec, positions, **inputs):
                 return BaseModelOutput(), packed_states(self.bert4rec, positions, **inputs)
             embed = self.get_input_embeddings()
             return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)

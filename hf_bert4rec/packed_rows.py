@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .block_parts import parts_of
+from .block_parts import ATTENTIONS, parts_of
 from .encoders import position_inputs
 from .event_window import event_positions, kept_events
 from .pruned_layer import can_be_taken_apart
@@ -28,24 +28,36 @@ from .pruned_layer import can_be_taken_apart
 TOKENS_AT_ONCE = 1 << 13
 
 
-def can_be_packed(model: Any, positions: torch.Tensor, attention_mask: torch.Tensor) -> bool:
+def can_be_packed(model: Any, positions: torch.Tensor, *, attention_mask: torch.Tensor, **inputs) -> bool:
     r"""
-    Whether the rows of a batch that [`~row_parts.can_be_read_in_parts`] can be packed.
+    Whether the rows of a batch that [`~row_parts.can_be_read_in_parts`] can be packed: in float32 or more, where nothing acts
+    on the modules that packed rows go around, as hooks, wrappers and compilers do.
 
     Args:
-        model ([`Bert4RecModel`]): The encoder; nothing may act on it or its blocks from outside.
-        positions (`torch.BoolTensor` of shape `(batch_size, length)`): Where a state is wanted: at some event, at nothing else.
+        model ([`Bert4RecModel`]): The encoder.
+        positions (`torch.BoolTensor` of shape `(batch_size, length)`): Where a state is wanted; only events can be.
         attention_mask (`torch.Tensor` of shape `(batch_size, length)`): 1 for events, 0 for padding.
+        **inputs: What else the model is given; what [`packed_states`] does not know must be `None`.
     """
-    is_float32 = not torch.is_autocast_enabled("cpu") and model.dtype in (torch.float32, torch.float64)
-    if not is_float32 or model.config._attn_implementation != "sdpa":
+    unknown = inputs.keys() - {"input_ids", "is_causal", "prunes"}
+    is_precise = not torch.is_autocast_enabled("cpu") and model.dtype in (torch.float32, torch.float64)
+    if not is_precise or model.config._attn_implementation != "sdpa" or any(inputs[n] is not None for n in unknown):
         return False
     layers = list(model.encoder.layer)
-    is_watched = any(module._forward_hooks or module._forward_pre_hooks for module in (model, model.encoder, *layers))
-    if is_watched or not all(can_be_taken_apart(layer) and not layer.gradient_checkpointing for layer in layers):
+    if not all(can_be_taken_apart(layer) and not layer.gradient_checkpointing for layer in layers):
+        return False
+    parts = [parts_of(layer) for layer in layers]
+    passed_by = [model, model.encoder, *layers, *(module for each in parts for module in each.attention_modules())]
+    if not all(map(_is_called_plainly, passed_by)) or any(type(p.self_attention) not in ATTENTIONS for p in parts):
         return False
     is_read = kept_events(attention_mask.to(torch.bool), model.config.max_position_embeddings)
     return bool(positions.any()) and not bool((positions & ~is_read).any())
+
+
+def _is_called_plainly(module: nn.Module) -> bool:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    is_wrapped = hasattr(module, "_hf_hook") or "forward" in vars(module) or module._compiled_call_impl is not None
+    return not any(hooks) and not is_wrapped
 
 
 def packed_states(
@@ -56,7 +68,7 @@ def packed_states(
     attention_mask: torch.Tensor,
     is_causal: bool | None = None,
     prunes: bool = True,
-    **kwargs,
+    **kwargs: None,
 ) -> torch.Tensor:
     r"""
     Hidden states at some positions.
@@ -132,10 +144,9 @@ class _PackedRows:
 
     def __init__(self, lengths: torch.Tensor, is_wanted: torch.Tensor, is_causal: bool):
         self.is_causal, self.wanted = is_causal, is_wanted.nonzero()[:, 0]
+        self._lengths = lengths
         found, num_rows = lengths.unique_consecutive(return_counts=True)
         self.lengths, self.num_rows = found.tolist(), num_rows.tolist()
-        self._row = torch.arange(len(lengths)).repeat_interleave(lengths)[self.wanted]  # of each wanted token
-        self._group = torch.arange(len(found)).repeat_interleave(num_rows)  # of each row
 
     def block(self, layer: nn.Module, states: torch.Tensor, **inputs) -> torch.Tensor:
         """What a block gives at all tokens, `(1, tokens, hidden)`."""
@@ -152,19 +163,19 @@ class _PackedRows:
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Tokens that ask, equally many in all rows of one length; the slots that are wanted; how many a row has, by length."""
-        counts = self._row.bincount(minlength=len(self._group))
-        most = counts.new_zeros(len(self.lengths)).scatter_reduce(0, self._group, counts, "amax")
-        per_row = most[self._group]
-        place_in_row = torch.arange(len(self.wanted)) - (counts.cumsum(0) - counts)[self._row]
-        chosen = (per_row.cumsum(0) - per_row)[self._row] + place_in_row
+        row = torch.arange(len(self._lengths)).repeat_interleave(self._lengths)[self.wanted]  # of each wanted token
+        counts = row.bincount(minlength=len(self._lengths))
+        most = [int(found.max()) for found in counts.split(self.num_rows)]  # by length
+        per_row = torch.tensor(most).repeat_interleave(torch.tensor(self.num_rows))
+        place_in_row = torch.arange(len(self.wanted)) - (counts.cumsum(0) - counts)[row]
+        chosen = (per_row.cumsum(0) - per_row)[row] + place_in_row
         # Slots that a row has too many ask for the first token; what they find is dropped.
         slots = counts.new_zeros(int(per_row.sum()))
         slots[chosen] = self.wanted
-        return slots, chosen, most.tolist()
+        return slots, chosen, most
 
     def _attention(self, parts, by_head: tuple[torch.Tensor, ...], num_queries: list[int]) -> torch.Tensor:
         """Attention of each row to itself, `(1, queries, hidden)`; queries, keys and values are `(1, heads, tokens, size)`."""
-        dropout = parts.dropout() if parts.self_attention.training else 0.0
         pieces = []
         for states, lengths in zip(by_head, (num_queries, self.lengths, self.lengths), strict=True):
             sizes = [num_rows * length for num_rows, length in zip(self.num_rows, lengths, strict=True)]
@@ -173,7 +184,7 @@ class _PackedRows:
         for num_rows, *group in zip(self.num_rows, *pieces, strict=True):
             query, key, value = (piece.unflatten(0, (num_rows, -1)).transpose(1, 2) for piece in group)
             found = nn.functional.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, is_causal=self.is_causal
+                query, key, value, dropout_p=parts.dropout(), is_causal=self.is_causal
             )  # (rows, heads, length, size)
             attended.append(found.transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat(attended)[None]

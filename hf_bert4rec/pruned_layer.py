@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .block_parts import BLOCKS, BertParts, ModernBertParts, are_plain_products, at_columns, attention_at, parts_of
+from .block_parts import BLOCKS, BertParts, ModernBertParts, are_plain_products, at_columns, parts_of
 from .product_sizes import next_size
 
 # Tokens whose feed-forward states, four times as wide as the others, stay in the cache next to a core: 1 MiB at width 64.
@@ -135,7 +136,18 @@ def _attention_at(
     # In training one product of all positions is faster.
     if columns.shape[1] == 1 and not parts.self_attention.training and are_plain_products(parts.projections):
         return _attention_of_one(parts, columns, states, attention_mask, **kwargs)
-    return attention_at(parts, columns, states, attention_mask, **kwargs)  # (batch, slots, hidden)
+    return _attention_of_some(parts, columns, states, attention_mask, **kwargs)
+
+
+def _attention_of_some(parts, columns: torch.Tensor, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:
+    """Attention by the function that the configuration names, `(batch, slots, hidden)`."""
+    query, key, value = parts.by_head(columns, states, **kwargs)
+    kwargs.pop("position_embeddings", None)  # queries and keys are rotated
+    attention = parts.self_attention
+    attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(attention.config._attn_implementation, parts.eager_attention)
+    scaling = query.shape[-1] ** -0.5
+    attended, _ = attend(attention, query, key, value, mask, dropout=parts.dropout(), scaling=scaling, **kwargs)
+    return attended.flatten(2)
 
 
 def _attention_of_one(parts, columns: torch.Tensor, states: torch.Tensor, mask, **kwargs) -> torch.Tensor:

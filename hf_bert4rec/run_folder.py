@@ -10,6 +10,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +134,15 @@ def weights_hash(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def check_output(output_dir: Path, overwrite: bool, data: Any):
+def check_output(output_dir: Path, overwrite: bool, reads: Iterable[Any]):
     """
     Refuse what a run may not take the place of: as [`check_replaceable`], but a model goes with all that is beside it, unless
-    that is the run's own data.
+    the run reads it.
     """
     if not (overwrite and (output_dir / "config.json").exists()):
         check_replaceable(output_dir, overwrite=overwrite, inputs=("data.json",))
-    folder = data.folder if isinstance(data, InteractionData) else data
-    check_not_inside(output_dir, [folder] if isinstance(folder, (str, Path)) else [])
+    folders = [read.folder if isinstance(read, InteractionData) else read for read in reads]
+    check_not_inside(output_dir, [folder for folder in folders if isinstance(folder, (str, Path))])
 
 
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):

@@ -142,7 +142,7 @@ def train(
     Raises:
         ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued, or
             if the partial run has other options.
-        FileExistsError: If `output_dir` exists, or if it is to be replaced and holds its data or other folders.
+        FileExistsError: If `output_dir` exists, or if it is to be replaced and holds what it reads or other folders.
         OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
     output_dir = Path(output_dir)
@@ -150,7 +150,7 @@ def train(
     partial = output_dir.with_name(output_dir.name + ".partial")
     start = start_of(options)
     chosen = sorted_options(options, start)
-    check_output(output_dir, overwrite, data)
+    check_output(output_dir, overwrite, (data, options.get("new_items")))
     arguments = training_arguments(chosen[TrainingArguments], partial)
     check_arguments(arguments), check_reporters(arguments)
     config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared

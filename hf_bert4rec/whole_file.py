@@ -45,9 +45,10 @@ def check_replaceable(path: Path, *, overwrite: bool, inputs: tuple[str, ...]):
 
 
 def check_not_inside(path: Path, reads: Iterable[str | Path | None]):
-    """Refuse to replace a folder that holds what is read: it would be deleted with the folder."""
+    """Refuse to replace a folder that holds a file or folder that is read: it would be deleted with the folder."""
     for read in reads:
-        if read is not None and path.is_dir() and Path(read).resolve().is_relative_to(path.resolve()):
+        is_found = read is not None and (Path(read).exists() or any(sign in str(read) for sign in "*?["))
+        if read is not None and is_found and path.is_dir() and Path(read).resolve().is_relative_to(path.resolve()):
             raise FileExistsError(
                 f"{path} holds {read}, which would be deleted with it, and stays; give another folder."
             )

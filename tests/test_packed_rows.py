@@ -37,6 +37,10 @@ def batch_of(mask, share=0.4):
     return {"input_ids": tokens, "attention_mask": mask.long(), "labels": labels}
 
 
+def is_packed(model, batch, **inputs):
+    return can_be_packed(model.bert4rec, batch["labels"] != -100, attention_mask=batch["attention_mask"], **inputs)
+
+
 def loss_and_gradients(model, batch):
     model.zero_grad()
     loss = model(**batch).loss
@@ -151,7 +155,7 @@ def test_a_decoder_reads_causally(read_whole):
 def test_histories_longer_than_the_window_are_read_from_its_start(read_whole):
     model, batch = tiny_model(max_position_embeddings=20), batch_of(mask_of([40, 30, 20], 40))
     batch["labels"][:, :20] = -100
-    assert can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
+    assert is_packed(model, batch)
     loss, _ = loss_and_gradients(model, batch)
     read_whole()
     torch.testing.assert_close(loss, loss_and_gradients(model, batch)[0])
@@ -173,16 +177,31 @@ def checkpoint(model, batch):
     model.activation_checkpointing_enable()
 
 
-def watch_model(model, batch):
-    model.bert4rec.register_forward_hook(lambda *_: None)
+def hidden_hook(*_):
+    return None
 
 
-def watch_stack(model, batch):
-    model.bert4rec.encoder.register_forward_pre_hook(lambda *_: None)
+def watch(path, kind):
+    def change(model, batch):
+        module = model.bert4rec.get_submodule(path)
+        {
+            "forward": module.register_forward_hook,
+            "before": module.register_forward_pre_hook,
+            "backward": module.register_full_backward_hook,
+        }[kind](hidden_hook)
+
+    change.__name__ = f"watch_{kind}_{path or 'model'}"
+    return change
 
 
-def watch_block(model, batch):
-    model.bert4rec.encoder.layer[0].register_forward_hook(lambda *_: None)
+def wrap_forward(model, batch):
+    forward = model.bert4rec.forward
+    model.bert4rec.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+
+
+def own_attention(model, batch):
+    attention = model.bert4rec.encoder.layer[1].attention.self
+    attention.__class__ = type("Own", (type(attention),), {})
 
 
 def label_padding(model, batch):
@@ -198,16 +217,18 @@ def label_nothing(model, batch):
     batch["labels"][:] = -100
 
 
-CHANGES = [set_eager, set_half, checkpoint, watch_model, watch_stack, watch_block]
+WATCHED = ["", "encoder", "encoder.layer.0", "encoder.layer.0.attention", "encoder.layer.1.attention.self"]
+HOOKS = [watch(path, kind) for path in WATCHED for kind in ("forward", "before", "backward")]
+CHANGES = [set_eager, set_half, checkpoint, wrap_forward, own_attention, *HOOKS]
 BAD_LABELS = [label_padding, label_beyond_window, label_nothing]
 
 
+@pytest.mark.filterwarnings("ignore:For backward hooks to be called")
 @pytest.mark.parametrize("change", [without_change, *CHANGES, *BAD_LABELS], ids=lambda change: change.__name__)
 def test_what_needs_the_blocks_as_they_are_is_not_packed(change):
     model, batch = tiny_model(), batch_of(mask_of([40, 30, 20], 40))
     change(model, batch)
-    found = can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
-    assert found == (change is without_change)
+    assert is_packed(model, batch) == (change is without_change)
     if change is not set_half:
         assert torch.isfinite(loss_and_gradients(model, batch)[0])
 
@@ -216,5 +237,20 @@ def test_products_in_bfloat16_are_read_in_parts():
     model, batch = tiny_model().float(), batch_of(mask_of([40, 30, 20], 40))
     for is_cast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
-            found = can_be_packed(model.bert4rec, batch["labels"] != -100, batch["attention_mask"])
-        assert found != is_cast
+            assert is_packed(model, batch) != is_cast
+
+
+def test_what_packed_rows_do_not_know_reaches_the_blocks():
+    model, batch = tiny_model(), batch_of(mask_of([40, 30, 20], 40))
+    assert is_packed(model, batch, input_ids=batch["input_ids"], position_ids=None, is_causal=True, prunes=False)
+    assert not is_packed(model, batch, scaling=1.0)
+    with pytest.raises(TypeError, match="scaling"):
+        model(**batch, scaling=1.0)
+
+
+def test_a_hook_on_attention_acts_in_training_too():
+    model, batch = tiny_model(), batch_of(mask_of([40, 30, 20], 40))
+    before = model(**batch).loss
+    attention = model.bert4rec.encoder.layer[0].attention
+    attention.register_forward_hook(lambda module, inputs, output: (output[0] * 0, *output[1:]))
+    assert (model(**batch).loss - before).abs() > 1e-3

@@ -244,7 +244,7 @@ def test_one_query_of_a_row_is_answered_without_values(block, kind, monkeypatch)
     added = torch.zeros(4, 1, 1, 6).double().masked_fill(~is_seen, -1e9)
     mask = {"none": None, "true and false": is_seen, "added to the scores": added}[kind]
     expected = layer(states, mask, **rotations)[torch.arange(4), columns]
-    monkeypatch.setattr(pruned_layer, "attention_at", None)  # it would compute them
+    monkeypatch.setattr(pruned_layer, "_attention_of_some", None)  # it would compute them
     torch.testing.assert_close(one_column_of(layer, states, columns, mask, **rotations), expected)
 
 

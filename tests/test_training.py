@@ -264,7 +264,11 @@ def test_a_run_that_holds_its_data_is_not_replaced(data, tmp_path):
     for inside in (run / "data", load_data(run / "data"), log):
         with pytest.raises(FileExistsError, match=r"run holds .*, which would be deleted with it, and stays"):
             train(inside, run, max_steps=1, overwrite=True, **TINY)
-    assert (run / "data" / "data.json").exists() and log.exists()
+    vectors = run / "vectors.parquet"
+    pd.DataFrame({"item_id": ["new"], "vector": [np.zeros(16)]}).to_parquet(vectors)
+    with pytest.raises(FileExistsError, match=r"run holds .*vectors\.parquet, which would be deleted"):
+        train(data, run, max_steps=1, overwrite=True, model=run, new_items=vectors)
+    assert (run / "data" / "data.json").exists() and log.exists() and vectors.exists()
     train(data, run, max_steps=1, overwrite=True, **TINY)
     assert not log.exists()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_bert4rec.whole_file import OPTIONS_FILE, whole_file, whole_folder, write_whole_file
+from hf_bert4rec.whole_file import OPTIONS_FILE, check_not_inside, whole_file, whole_folder, write_whole_file
 
 
 def test_a_file_takes_its_name_when_all_is_written_and_keeps_its_old_text_when_not(tmp_path):
@@ -68,3 +68,14 @@ def test_a_training_that_is_not_finished_is_not_swept_away(tmp_path):
     ):
         pass
     assert (tmp_path / "run.partial" / OPTIONS_FILE).exists()
+
+
+def test_a_folder_that_holds_what_is_read_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.csv").touch()
+    for read in (tmp_path / "run" / "log.csv", str(tmp_path / "run" / "*.csv"), tmp_path / "run"):
+        with pytest.raises(FileExistsError, match=r"run holds .*, which would be deleted with it, and stays; give"):
+            check_not_inside(tmp_path / "run", [None, read])
+    monkeypatch.chdir(tmp_path / "run")
+    check_not_inside(tmp_path / "run", ["ml-1m", tmp_path, None])  # a name, and what is elsewhere
+    check_not_inside(tmp_path / "other", [tmp_path / "other"])

@@ -43,7 +43,7 @@ def convert(
         [`Converted`]: what was written.
 
     Raises:
-        FileExistsError: If the folder exists, or if it is to be replaced and holds the checkpoint.
+        FileExistsError: If the folder exists, or if it is to be replaced and holds the checkpoint or the items.
         FileNotFoundError: If there is no such file.
         ValueError: If it is no checkpoint, one whose scores would differ, or if the items are missing or do not fit.
     """
