@@ -28,6 +28,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "sampled_softmax": {"training_loss": "sampled_softmax", "num_negatives": 256},
     "sampled_softmax-4096": {"training_loss": "sampled_softmax", "num_negatives": 4096},
     "gbce": {"training_loss": "gbce", "num_negatives": 256, "gbce_t": 0.75},
+    "gbce-4096": {"training_loss": "gbce", "num_negatives": 4096, "gbce_t": 0.75},
     "bce": {"training_loss": "bce", "num_negatives": 1, "share_negatives": False},
 }
 NUM_ITEMS = (10_000, 100_000, 1_000_000, 10_000_000)
