@@ -56,11 +56,8 @@ def main():
         sys.exit(f"There is no recipe {file}; choose of {', '.join(sorted(path.stem for path in RECIPES.iterdir()))}.")
     row, recipe, cards = file.stem, json.loads(file.read_text()), arguments.cards_dir
     arguments.output_dir.mkdir(parents=True, exist_ok=True), cards.mkdir(parents=True, exist_ok=True)
-
     data, runs, metrics = prepared(row, recipe, arguments), [], []
-    options = dict(recipe["train"])
-    if options.get("bf16") and not has_bf16_products():
-        options["bf16"] = False
+    options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
     for seed in arguments.seeds or recipe["seeds"]:
         runs.append(arguments.output_dir / f"{row}-{seed}")
         if not runs[-1].exists():

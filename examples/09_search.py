@@ -31,7 +31,7 @@ def tried(trial) -> dict:
         "intermediate_size": 4 * size,
         "num_attention_heads": trial.suggest_categorical("num_attention_heads", [1, 2, 4]),  # divide every size
         "mlm_probability": round(trial.suggest_float("mlm_probability", 0.1, 0.6, step=0.1), 1),
-        "causal_probability": trial.suggest_categorical("causal_probability", [0.0, 0.5, 1.0]),
+        "causal_probability": trial.suggest_categorical("causal_probability", [0.0, 0.5, 0.8, 1.0]),
     }
 
 

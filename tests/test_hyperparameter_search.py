@@ -68,7 +68,7 @@ def test_a_trial_is_the_training_of_its_options_whatever_was_tried_before(data, 
 
 def test_a_search_begins_with_what_train_does_by_itself(data):
     assert default_parameters(data, tried) == {
-        "causal_probability": 0.5,
+        "causal_probability": 0.8,
         "learning_rate": 3e-3,  # of the sparse recipe: 70 events of ten items
         "mlm_probability": 0.4,
         "weight_decay": 0.0,
