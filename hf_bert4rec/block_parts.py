@@ -150,8 +150,6 @@ def are_plain_products(projections: tuple[nn.Module, ...]) -> bool:
 
 def at_columns(states: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     """States `(batch, length, hidden)` at the columns `(batch, slots)` of each row, `(batch, slots, hidden)`."""
-    if torch.compiler.is_exporting():  # any number of rows
-        return states.gather(1, columns[..., None].expand(-1, -1, states.shape[2]))
     num_rows, length, size = states.shape
     starts = torch.arange(num_rows, device=columns.device)[:, None] * length
     # On a CPU a quarter of the time of `gather`, most of which is that of its gradient.
@@ -165,6 +163,8 @@ def _by_head(projected: torch.Tensor, size: int) -> torch.Tensor:
 def _rotated(states: torch.Tensor, position_embeddings, columns: torch.Tensor | None = None) -> torch.Tensor:
     """ModernBERT's rotation of queries or keys by head, by the angles of all positions or of those at the columns."""
     if columns is not None:
-        position_embeddings = (at_columns(a.expand(columns.shape[0], -1, -1), columns) for a in position_embeddings)
+        # `at_columns` would copy angles that all rows share for each row.
+        index = columns[..., None].expand(-1, -1, states.shape[3])
+        position_embeddings = (a.expand(columns.shape[0], -1, -1).gather(1, index) for a in position_embeddings)
     cosines, sines = (angles[:, None] for angles in position_embeddings)  # (batch or 1, 1, length, size)
     return (states.float() * cosines + rotate_half(states.float()) * sines).to(states.dtype)

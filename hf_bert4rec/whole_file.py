@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -46,9 +47,9 @@ def check_replaceable(path: Path, *, overwrite: bool, inputs: tuple[str, ...]):
 
 def check_not_inside(path: Path, reads: Iterable[str | Path | None]):
     """Refuse to replace a folder that holds a file or folder that is read: it would be deleted with the folder."""
-    for read in reads:
-        is_found = read is not None and (Path(read).exists() or any(sign in str(read) for sign in "*?["))
-        if read is not None and is_found and path.is_dir() and Path(read).resolve().is_relative_to(path.resolve()):
+    for read in (read for read in reads if read is not None):
+        found = [Path(read)] if Path(read).exists() else map(Path, glob.glob(str(read), recursive=True))
+        if path.is_dir() and any(each.resolve().is_relative_to(path.resolve()) for each in found):
             raise FileExistsError(
                 f"{path} holds {read}, which would be deleted with it, and stays; give another folder."
             )
