@@ -7,6 +7,8 @@ rate; in bfloat16 the products run in bfloat16, everything else in float32.
 *Source:* Sun et al. (CIKM 2019), section 3.6: the negative log-likelihood of the hidden items.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -19,6 +21,9 @@ ROWS_PER_CHUNK = 256
 ITEMS_PER_TILE = 4096
 ROWS_PER_BLOCK = (64, 256)
 BYTES_PER_BLOCK = 1 << 24
+# Exponentials of scores are taken as they are where their sums lie between these: what is lost of them in float32 is less
+# than its rounding. A maximum taken off each row first, which any score needs, costs a tenth of the loss.
+SMALL_SUMS = (1e-20, 1e20)
 
 
 def catalogue_cross_entropy(
@@ -92,24 +97,32 @@ class _TiledCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.no_grad()
     def forward(ctx, hidden_states, item_embeddings, item_bias, labels, dtype, with_gradients):
-        is_label = labels.ne(-100)
-        targets = labels[is_label]
-        bias = item_embeddings.new_zeros(len(item_embeddings)) if item_bias is None else item_bias
-        catalogue = _Catalogue(item_embeddings.to(dtype), bias.to(dtype), with_gradients)
-        states = hidden_states[is_label].to(dtype)  # (labels, hidden)
-        loss, gradient = catalogue.loss(states, targets)
-        ctx.save_for_backward(is_label, gradient, catalogue.gradient, catalogue.bias_gradient)
-        ctx.dtypes = [None if given is None else given.dtype for given in (hidden_states, item_embeddings, item_bias)]
+        given = hidden_states, item_embeddings, item_bias, labels
+        loss, *ctx.gradients = _loss_and_gradients(*given, dtype, with_gradients)
+        ctx.save_for_backward(*given)
+        ctx.dtype = dtype
         return loss
 
     @staticmethod
     def backward(ctx, *gradients):
-        is_label, state_gradient, item_gradient, bias_gradient = ctx.saved_tensors
-        hidden_dtype, item_dtype, bias_dtype = ctx.dtypes
-        hidden_gradient = state_gradient.new_zeros((len(is_label), state_gradient.shape[1]), dtype=hidden_dtype)
-        hidden_gradient[is_label] = (state_gradient * gradients[0]).to(hidden_dtype)
-        bias_gradient = None if bias_dtype is None else (bias_gradient * gradients[0]).to(bias_dtype)
-        return hidden_gradient, (item_gradient * gradients[0]).to(item_dtype), bias_gradient, None, None, None
+        # Handed on and not kept: neither the product nor the sum with the gradient of the input embedding, which autograd
+        # adds to it, then needs another block as large as the catalogue. A second pass through the graph starts anew.
+        given = ctx.saved_tensors
+        found, ctx.gradients = ctx.gradients or _loss_and_gradients(*given, ctx.dtype, True)[1:], None
+        pairs = zip(found, given[:3], strict=True)
+        return *(None if to is None else each.mul_(gradients[0]).to(to.dtype) for each, to in pairs), None, None, None
+
+
+def _loss_and_gradients(hidden_states, item_embeddings, item_bias, labels, dtype, with_gradients):
+    """The summed loss; its gradients by states, items and bias, in float32 or more."""
+    is_label = labels.ne(-100)
+    bias = item_embeddings.new_zeros(len(item_embeddings)) if item_bias is None else item_bias
+    catalogue = _Catalogue(item_embeddings.to(dtype), bias.to(dtype), with_gradients)
+    loss, found = catalogue.loss(hidden_states[is_label].to(dtype), labels[is_label])
+    gradient = found.new_zeros(hidden_states.shape if with_gradients else (0,))
+    if with_gradients:
+        gradient[is_label] = found
+    return loss, gradient, catalogue.gradient, catalogue.bias_gradient
 
 
 class _Catalogue:
@@ -122,12 +135,14 @@ class _Catalogue:
         self.bias_gradient = items.new_zeros(bias.shape if with_gradients else (0,), dtype=self.sum_dtype)
         size = -(-len(items) // -(-len(items) // ITEMS_PER_TILE))
         self.tiles = [slice(start, min(start + size, len(items))) for start in range(0, len(items), size)]
+        self.are_small = items.dtype == self.sum_dtype  # the scores, as far as is known
 
     def loss(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss, and its gradient by the states; the gradient by the items is added to `gradient`."""
         fewest, most = ROWS_PER_BLOCK
         rows = min(max(BYTES_PER_BLOCK // (len(self.items) * self.items.element_size()), fewest), most)
-        rows = max(1, min(rows, len(states)))
+        # Blocks of like size, as products of a few rows are slow; of whole vectors.
+        rows = min(rows, -(-len(states) // max(1, -(-len(states) // rows))) + 7 & ~7) or 1
         # Fresh memory for every block would cost a third of the time: the system clears it page by page.
         memory = self.items.new_empty(rows * len(self.items))
         loss = states.new_zeros((), dtype=self.sum_dtype)
@@ -136,43 +151,60 @@ class _Catalogue:
             block, target = states[start : start + rows], targets[start : start + rows]
             target_items = self.items[target].to(self.sum_dtype)
             target_scores = (block * target_items).sum(1) + self.bias[target]  # (rows)
-            probabilities, normalisers = self._softmax_by_tiles(block, memory)
-            normaliser = normalisers.logsumexp(0)  # (rows)
+            weights, shares, normaliser = self._softmax(block, memory)
             loss += (normaliser - target_scores).sum()
             if self.with_gradients:
-                shares = (normalisers - normaliser).exp_()  # (tiles, rows): of each row's probability
-                found = self._add_gradients(block, target, probabilities, shares)
+                found = self._add_gradients(block, target, weights, shares)
                 gradient[start : start + rows] = found - target_items
         return loss, gradient
 
-    def _softmax_by_tiles(self, block: torch.Tensor, memory: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Per tile the softmax over its items alone, `(rows, items of the tile)`; the logarithms of their denominators."""
-        probabilities, normalisers = [], []
+    def _scores(self, block: torch.Tensor, memory: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Tile by tile the scores of its items, `(rows, items of the tile)`, one behind the other in `memory`."""
         for tile in self.tiles:
             size = len(block) * (tile.stop - tile.start)
             scores, memory = memory[:size].view(len(block), -1), memory[size:]
-            torch.addmm(self.bias[tile], block, self.items[tile].T, out=scores)
+            yield torch.addmm(self.bias[tile], block, self.items[tile].T, out=scores)
+
+    def _softmax(self, block, memory) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+        """
+        Probabilities as weights of each tile's items, `(rows, items of the tile)`, times shares of the rows, `(1 or tiles,
+        rows)`; and the logarithm of the sum of all exponentials, `(rows,)`.
+        """
+        if self.are_small:
+            weights, total = [], block.new_zeros(len(block))
+            for scores in self._scores(block, memory):
+                weights.append(scores.exp_())
+                total += scores.sum(1)
+            lowest, highest = SMALL_SUMS
+            if bool(((total > lowest) & (total < highest)).all()):
+                return weights, total.reciprocal()[None], total.log()
+            self.are_small = False
+        weights, normalisers = [], []
+        for scores in self._scores(block, memory):
             highest = _row_max(scores).to(self.sum_dtype)
-            torch.softmax(scores, 1, out=scores)
+            weights.append(torch.softmax(scores, 1, out=scores))
             # The largest probability is one over the sum of exp(score - highest).
             normalisers.append(highest - _row_max(scores).to(self.sum_dtype).log())
-            probabilities.append(scores)
-        return probabilities, torch.stack(normalisers)
+        by_tile = torch.stack(normalisers)
+        normaliser = by_tile.logsumexp(0)
+        return weights, (by_tile - normaliser).exp_(), normaliser
 
-    def _add_gradients(self, block, target, probabilities, shares) -> torch.Tensor:
+    def _add_gradients(self, block, target, weights, shares) -> torch.Tensor:
         """Adds the block's gradients by items and bias; returns the expected item of each row, `(rows, hidden)`."""
-        expected = torch.zeros(block.shape, dtype=self.sum_dtype)
-        for tile, probability, share in zip(self.tiles, probabilities, shares, strict=True):
-            expected += (probability @ self.items[tile]) * share[:, None]
-            weighted = (block * share[:, None]).to(block.dtype)  # (rows, hidden)
+        expected = []
+        scaled = (block * shares[:, :, None]).to(block.dtype).expand(len(weights), -1, -1)  # (tiles, rows, hidden)
+        parts = zip(self.tiles, weights, shares.to(block.dtype).expand(len(weights), -1), scaled, strict=True)
+        for tile, weight, share, states in parts:
+            expected.append(weight @ self.items[tile])
             if block.dtype == self.sum_dtype:
-                self.gradient[tile].addmm_(probability.T, weighted)
+                self.gradient[tile].addmm_(weight.T, states)
+                self.bias_gradient[tile].addmv_(weight.T, share)
             else:
-                self.gradient[tile] += probability.T @ weighted
-            self.bias_gradient[tile] += (share.to(block.dtype)[None] @ probability)[0]
+                self.gradient[tile] += weight.T @ states
+                self.bias_gradient[tile] += weight.T @ share
         self.gradient.index_add_(0, target, block.to(self.sum_dtype), alpha=-1)
         self.bias_gradient.index_add_(0, target, torch.ones_like(target, dtype=self.sum_dtype), alpha=-1)
-        return expected
+        return (torch.stack(expected) * shares[:, :, None]).sum(0)
 
 
 def _row_max(scores: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
-"""Free memory is kept between the batches of a ranking and goes back every few steps of a training on a CPU."""
+"""Free memory is kept between the batches of a ranking and goes back now and then in a training on a CPU."""
 
+import mmap
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from hf_bert4rec import process_memory
-from hf_bert4rec.process_memory import STEPS_BETWEEN_TRIMS, ReturnFreeMemory, keep_free_memory, return_free_memory
+from hf_bert4rec.process_memory import ReturnFreeMemory, keep_free_memory, resident_pages, return_free_memory
 
 
 def resident_bytes():
@@ -63,9 +64,25 @@ def test_a_c_library_without_the_option_keeps_nothing(monkeypatch):
     assert not keep_free_memory()
 
 
-def test_a_training_gives_memory_back_every_few_steps(monkeypatch):
-    calls = []
-    monkeypatch.setattr(process_memory, "return_free_memory", lambda: calls.append(step))
-    for step in range(1, 3 * STEPS_BETWEEN_TRIMS):
-        ReturnFreeMemory().on_step_end(None, SimpleNamespace(global_step=step), None)
-    assert calls == [STEPS_BETWEEN_TRIMS, 2 * STEPS_BETWEEN_TRIMS]
+def test_a_training_gives_memory_back_when_it_holds_more_than_a_step_needs(monkeypatch):
+    held, gives_back = iter([1000, 1100, 1199, 1201, 900, 1000, 1100, 1000]), []  # pages after each step
+    monkeypatch.setattr(process_memory, "resident_pages", lambda: next(held))
+    monkeypatch.setattr(process_memory, "return_free_memory", lambda: gives_back.append(True))
+    callback, counts = ReturnFreeMemory(), []
+    for _ in range(8):
+        callback.on_step_end(None, None, None)
+        counts.append(len(gives_back))
+    assert counts == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
+def test_the_pages_of_a_process_are_those_that_it_wrote():
+    before = resident_pages()
+    with mmap.mmap(-1, 10_000 * mmap.PAGESIZE) as memory:
+        memory[:: mmap.PAGESIZE] = b"x" * 10_000
+        assert 9_000 < resident_pages() - before < 11_000
+
+
+def test_without_proc_nothing_is_given_back(monkeypatch):
+    monkeypatch.setattr("builtins.open", lambda *_: (_ for _ in ()).throw(FileNotFoundError))
+    assert resident_pages() == 0
