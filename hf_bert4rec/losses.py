@@ -98,23 +98,24 @@ class _TiledCrossEntropy(torch.autograd.Function):
     @torch.no_grad()
     def forward(ctx, hidden_states, item_embeddings, item_bias, labels, dtype, with_gradients):
         given = hidden_states, item_embeddings, item_bias, labels
-        loss, *ctx.gradients = _loss_and_gradients(*given, dtype, with_gradients)
+        loss, *ctx.gradients = _loss_and_gradients(given, dtype, with_gradients)
         ctx.save_for_backward(*given)
         ctx.dtype = dtype
         return loss
 
     @staticmethod
     def backward(ctx, *gradients):
-        # Handed on and not kept: neither the product nor the sum with the gradient of the input embedding, which autograd
-        # adds to it, then needs another block as large as the catalogue. A second pass through the graph starts anew.
+        # Handed on and not kept, so that neither the product nor autograd's sum with other gradients of the items needs another
+        # block as large as the catalogue. A second pass through the graph starts anew.
         given = ctx.saved_tensors
-        found, ctx.gradients = ctx.gradients or _loss_and_gradients(*given, ctx.dtype, True)[1:], None
+        found, ctx.gradients = ctx.gradients or _loss_and_gradients(given, ctx.dtype, True)[1:], None
         pairs = zip(found, given[:3], strict=True)
         return *(None if to is None else each.mul_(gradients[0]).to(to.dtype) for each, to in pairs), None, None, None
 
 
-def _loss_and_gradients(hidden_states, item_embeddings, item_bias, labels, dtype, with_gradients):
+def _loss_and_gradients(given: tuple, dtype: torch.dtype, with_gradients: bool) -> tuple[torch.Tensor, ...]:
     """The summed loss; its gradients by states, items and bias, in float32 or more."""
+    hidden_states, item_embeddings, item_bias, labels = given
     is_label = labels.ne(-100)
     bias = item_embeddings.new_zeros(len(item_embeddings)) if item_bias is None else item_bias
     catalogue = _Catalogue(item_embeddings.to(dtype), bias.to(dtype), with_gradients)
@@ -175,8 +176,7 @@ class _Catalogue:
             for scores in self._scores(block, memory):
                 weights.append(scores.exp_())
                 total += scores.sum(1)
-            lowest, highest = SMALL_SUMS
-            if bool(((total > lowest) & (total < highest)).all()):
+            if bool(((total > SMALL_SUMS[0]) & (total < SMALL_SUMS[1])).all()):
                 return weights, total.reciprocal()[None], total.log()
             self.are_small = False
         weights, normalisers = [], []

@@ -8,7 +8,8 @@ BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transf
 are asked for by `logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
 """
 
-from typing import cast
+import copy
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -35,6 +36,7 @@ from .item_head import Bert4RecItemHead
 from .packed_rows import can_be_packed, packed_states
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
+from .sharded_items import is_sharded
 
 
 class Bert4RecPreTrainedModel(PreTrainedModel):
@@ -287,12 +289,12 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         )
         return MaskedLMOutput(loss, self.cls.predictions.decoder(vectors), outputs.hidden_states, outputs.attentions)
 
-    def _encode(self, positions: torch.Tensor | None, **inputs):
+    def _encode(self, positions: torch.Tensor | None, has_loss: bool = False, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
+            embed = self._embedding_beside_the_loss() if has_loss else self.get_input_embeddings()
             if type(self.bert4rec) is Bert4RecModel and can_be_packed(self.bert4rec, positions, **inputs):
-                return BaseModelOutput(), packed_states(self.bert4rec, positions, **inputs)
-            embed = self.get_input_embeddings()
+                return BaseModelOutput(), packed_states(self.bert4rec, embed, positions, **inputs)
             return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)
         return self._encode_at_once(positions, **inputs)
 
@@ -333,6 +335,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _training_step(self, inputs, labels, causal_rows, num_items_in_batch, kwargs) -> MaskedLMOutput:
         """The loss at the labelled positions and nothing else."""
+        kwargs["has_loss"] = True
         if causal_rows is None:
             # A compiler needs shapes that do not depend on how many items are hidden.
             positions = None if torch.compiler.is_compiling() else labels.ne(-100)
@@ -351,13 +354,24 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             rows = causal_rows.to(torch.bool) == is_causal
             if not bool(rows.any()):
                 continue
-            part = {name: value if value is None else value[rows] for name, value in inputs.items()}
+            part: dict[str, Any] = {name: value if value is None else value[rows] for name, value in inputs.items()}
             targets = next_labels(labels[rows], read_events(self.config, **part)) if is_causal else labels[rows]
             positions = targets.ne(-100)
             outputs, found = self._encode(positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs)
             states.append(found)
             chosen.append(targets[positions])
         return outputs, torch.cat(states), torch.cat(chosen)
+
+    def _embedding_beside_the_loss(self) -> nn.Module:
+        """The item embedding; where the loss gives the same weights a gradient of all rows, its own holds those that it read."""
+        embedding = self.get_input_embeddings()
+        is_tied = isinstance(embedding, nn.Embedding) and self.get_output_embeddings().weight is embedding.weight
+        if not is_tied or self.config.training_loss != "softmax" or is_sharded(embedding.weight):
+            return embedding
+        # Autograd adds rows to the other gradient sooner than it clears and adds a second one of the catalogue's size.
+        embedding = copy.copy(embedding)
+        embedding.sparse = True
+        return embedding
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""

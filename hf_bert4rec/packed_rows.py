@@ -13,7 +13,7 @@ bfloat16 each new length would cost programs for its products (`product_sizes`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -62,6 +62,7 @@ def _is_called_plainly(module: nn.Module) -> bool:
 
 def packed_states(
     model: Any,
+    embed: Callable,
     positions: torch.Tensor,
     *,
     input_ids: torch.Tensor,
@@ -75,6 +76,8 @@ def packed_states(
 
     Args:
         model ([`Bert4RecModel`]): The encoder.
+        embed (`Callable`): Embeds tokens of shape `(number of tokens,)`; called once, as each call's gradient can be as large
+            as the catalogue.
         positions (`torch.BoolTensor` of shape `(batch_size, length)`): Where a state is wanted. Rows without any are not read.
         input_ids, attention_mask (`torch.Tensor` of shape `(batch_size, length)`): A padded batch.
         is_causal (`bool`, *optional*, defaults to `config.is_decoder`): Whether an event sees itself and older ones only.
@@ -91,8 +94,7 @@ def packed_states(
     is_wanted, tokens = positions.flatten(), input_ids.flatten()
     parts = list(packed_parts(is_event & positions.any(1, keepdim=True)))
     places = [places for places, _ in parts]
-    # Embedded once, as each call's gradient is as large as the catalogue.
-    embeds = model.get_input_embeddings()(tokens[torch.cat(places)]).split([len(part) for part in places])
+    embeds = embed(tokens[torch.cat(places)]).split([len(part) for part in places])
     states = []
     for (part, lengths), embedded in zip(parts, embeds, strict=True):
         rows = _PackedRows(lengths, is_wanted[part], is_causal)

@@ -96,8 +96,8 @@ def states_in_parts(
     Args:
         encode (`Callable`): `encode(positions, inputs_embeds=..., attention_mask=..., **inputs)` gives the encoder's output
             and its hidden states at the positions, `(number of positions, hidden_size)` in row order.
-        embed (`Callable`): Embeds tokens of shape `(number of tokens,)`; called once, as each call's gradient is as large as
-            the catalogue.
+        embed (`Callable`): Embeds tokens of shape `(number of tokens,)`; called once, as each call's gradient can be as
+            large as the catalogue.
         positions (`torch.BoolTensor` of shape `(batch_size, length)`): Where a state is wanted. Rows without any are not read.
         input_ids, attention_mask (`torch.Tensor` of shape `(batch_size, length)`): A padded batch.
         inputs_embeds (`None`): Must not be given.

@@ -126,9 +126,28 @@ def test_tiles_of_the_catalogue_add_up(monkeypatch, with_bias, vocab_size, dtype
 def test_scores_of_any_size_are_exact_across_tiles(monkeypatch, scale):
     monkeypatch.setattr(losses, "ITEMS_PER_TILE", 7)
     *tensors, labels = random_case(50, 40)
-    hidden_states, embeddings, bias = (tensor.detach() * scale for tensor in tensors)
+    hidden_states, embeddings, bias = scaled = [(tensor * scale).detach().requires_grad_() for tensor in tensors]
     expected = torch.nn.functional.cross_entropy(hidden_states @ embeddings.T + bias, labels)
-    torch.testing.assert_close(catalogue_cross_entropy(hidden_states, embeddings, bias, labels), expected)
+    loss = catalogue_cross_entropy(*scaled, labels)
+    torch.testing.assert_close(loss, expected)
+    for found, wanted in zip(gradients(loss, *scaled), gradients(expected, *scaled), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6 * max(1, scale))
+
+
+@pytest.mark.parametrize("shift", [-1000.0, -50.0, 50.0, 1000.0])
+def test_a_row_of_any_scores_counts_beside_others(shift):
+    hidden_states, embeddings = torch.randn(6, 8), torch.randn(30, 8)
+    hidden_states[:, 0], embeddings[:, 0] = 0, 1
+    hidden_states[2, 0] = shift  # added to all scores of the row, whose probabilities are as before
+    hidden_states.requires_grad_()
+    labels = torch.arange(6)
+    loss, expected = catalogue_cross_entropy(hidden_states, embeddings, None, labels), hidden_states.detach().double()
+    expected[2, 0] = 0
+    expected.requires_grad_()
+    plain = torch.nn.functional.cross_entropy(expected @ embeddings.double().T, labels)
+    torch.testing.assert_close(loss, plain.float(), rtol=1e-4, atol=1e-4)
+    for found, wanted in zip(gradients(loss, hidden_states), gradients(plain, expected), strict=True):
+        torch.testing.assert_close(found, wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_can_be_asked_for_twice():

@@ -122,6 +122,25 @@ def test_rows_without_a_label_are_not_read_and_items_are_embedded_once():
     assert read == [(1, 60, 16)]
 
 
+@pytest.mark.parametrize("changes", [{}, {"scale_embedding": True}])
+def test_a_step_makes_two_blocks_of_the_size_of_the_catalogue(changes):
+    model, batch = tiny_model(vocab_size=20_003, **changes), batch_of(mask_of([9, 6], 9))
+    size = model.get_input_embeddings().weight.numel() * 8
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        model(**batch).loss.backward()
+    leaves = [event for event in profile.function_events if not event.cpu_children]
+    # The gradient by the output, and with it the rows that were embedded.
+    assert sum(event.cpu_memory_usage >= size for event in leaves) == 2
+    assert model.get_input_embeddings().weight.grad.layout == torch.strided
+
+
+@pytest.mark.parametrize("changes", [{"tie_word_embeddings": False}, {"training_loss": "gbce", "num_negatives": 5}])
+def test_an_embedding_without_another_gradient_has_one_of_its_own(changes):
+    model = tiny_model(**changes)
+    model(**batch_of(mask_of([9, 6], 9))).loss.backward()
+    assert model.get_input_embeddings().weight.grad.layout == torch.strided
+
+
 @pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
 def test_the_last_block_is_computed_at_the_labels_alone(backbone, norm_position):
     model, batch = tiny_model(backbone=backbone, norm_position=norm_position), batch_of(mask_of([40, 30, 20], 40))
