@@ -21,14 +21,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from .token_pairs import TokenLists, as_pairs, as_tokens, is_shared, pair_keys, within
+from .token_pairs import ForbiddenTokens, TokenLists, as_pairs, pair_keys, within
 
 ScoreItems = Callable[[int, int], torch.Tensor]
 Slices = list[tuple[int, int]]
 
 DEFAULT_SLICE_SIZE = 131_072
-# Lists are found in one sweep: slices whose scores stay in the cache (2 MiB for 256 users) take two thirds of the time.
-TOP_K_SLICE_SIZE = 2048
+# Lists are found in one sweep: slices whose scores stay in the cache (4 MiB for 256 users) take two thirds of the time.
+TOP_K_SLICE_SIZE = 4096
 _GROUP_SIZE = 64  # scores that are left out together where the highest of them is too low
 _ELEMENTS_AT_ONCE = 1_000_000
 _NAN_MESSAGE = (
@@ -185,7 +185,7 @@ def top_k_items(
             The only tokens that may be listed, for all rows or per row.
         denied (1-D token array, or a sequence of them, *optional*): Tokens that may not be listed, for all rows or per row.
         first_item (`int`, *optional*, defaults to 3): Tokens below it are special and never listed.
-        slice_size (`int`, *optional*, defaults to 2048): Items scored at once.
+        slice_size (`int`, *optional*, defaults to 4096): Items scored at once.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: tokens (int64) and scores (float32), both of shape `(batch_size, k)`.
@@ -204,29 +204,32 @@ def top_k_items(
     if not 1 <= k <= vocab_size - first_item:
         num_items = vocab_size - first_item
         raise ValueError(f"k is {k}, but the catalogue has {num_items} items: choose k between 1 and that number.")
-    forbid = None
+    forbidden = None
     for start, stop in _slices(first_item, vocab_size, slice_size):
         scores = score_items(start, stop)
-        if forbid is None:
-            forbid = _Forbid((len(scores), vocab_size, first_item), seen, allowed, denied)
+        if forbidden is None:
+            forbidden = ForbiddenTokens((len(scores), vocab_size, first_item), seen, allowed, denied)
             best = scores.new_full((len(scores), k), -torch.inf, dtype=torch.float32)
             best_tokens = scores.new_full((len(scores), k), -1, dtype=torch.int64)
-        scores = forbid(_checked_scores(scores, (len(best), stop - start), allow_nan=True), start)
-        rivals, tokens = _above_the_last(scores, best[:, -1:])
+        scores = _checked_scores(scores, (len(best), stop - start), allow_nan=True)
+        if torch.isneginf(best[:, -1]).all():
+            rivals, tokens = forbidden.of_slice(scores, start), torch.arange(start, stop, device=scores.device)
+            tokens = tokens.expand(len(best), -1)
+        else:  # what is above the last of a list is little: a copy without what has been seen takes longer
+            rivals, tokens = _above_the_last(forbidden.of_slice_for_all(scores, start), best[:, -1:], start)
+            rivals = forbidden.of_some(rivals, tokens, start, stop)
         best, order = _ordered_top_k(torch.cat([best, rivals], 1), k)
-        best_tokens = torch.cat([best_tokens, tokens + start], 1).gather(1, order)  # (batch_size, k)
+        best_tokens = torch.cat([best_tokens, tokens], 1).gather(1, order)  # (batch_size, k)
     return best_tokens.masked_fill(torch.isneginf(best), -1), best
 
 
-def _above_the_last(scores: torch.Tensor, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _above_the_last(scores: torch.Tensor, last: torch.Tensor, start: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Scores above the last that is listed, `(batch_size, most of any row)`, and their columns, in order, `-inf` behind them.
+    Scores above the last that is listed, `(batch_size, most of any row)`, and their tokens, in order, `-inf` behind them.
 
     A slice rarely holds many, so groups of columns whose highest score is too low are not looked at one by one.
     """
     num_rows, num_columns = scores.shape
-    if torch.isneginf(last).all():
-        return scores, torch.arange(num_columns, device=scores.device).expand(num_rows, -1)
     if num_columns % _GROUP_SIZE:
         scores = torch.nn.functional.pad(scores, (0, -num_columns % _GROUP_SIZE), value=-torch.inf)
     groups = scores.unflatten(1, (-1, _GROUP_SIZE))
@@ -236,49 +239,13 @@ def _above_the_last(scores: torch.Tensor, last: torch.Tensor) -> tuple[torch.Ten
     rows, places = (highest > last).nonzero(as_tuple=True)
     groups = groups[rows, places]  # (groups that hold any, group_size)
     found, offsets = (groups > last[rows]).nonzero(as_tuple=True)
-    rows, columns = rows[found], places[found] * _GROUP_SIZE + offsets
+    rows, found_tokens = rows[found], places[found] * _GROUP_SIZE + offsets + start
     counts = torch.bincount(rows, minlength=num_rows)
     slots = torch.arange(len(rows), device=scores.device) - (counts.cumsum(0) - counts)[rows]
     shape = num_rows, int(counts.max())
-    rivals, tokens = scores.new_full(shape, -torch.inf), columns.new_zeros(shape)
-    rivals[rows, slots], tokens[rows, slots] = groups[found, offsets], columns
+    rivals, tokens = scores.new_full(shape, -torch.inf), found_tokens.new_zeros(shape)
+    rivals[rows, slots], tokens[rows, slots] = groups[found, offsets], found_tokens
     return rivals, tokens
-
-
-class _Forbid:
-    """Sets forbidden scores of a slice to -inf in a copy: the scorer's own tensor may be a view of what it keeps."""
-
-    def __init__(
-        self,
-        sizes: tuple[int, int, int],
-        seen: TokenLists | None,
-        allowed: TokenLists | None,
-        denied: TokenLists | None,
-    ) -> None:
-        num_rows, vocab_size, first_item = sizes
-        self.kept = self.allowed = None
-        keys = [pair_keys(seen, num_rows, "seen", (0, vocab_size))]
-        if is_shared(allowed):
-            self.kept = torch.zeros(vocab_size, dtype=torch.bool)
-            self.kept[as_tokens(allowed, "allowed", (first_item, vocab_size))] = True
-        elif allowed is not None:
-            self.allowed = as_pairs(pair_keys(allowed, num_rows, "allowed", (first_item, vocab_size)), vocab_size)
-        if is_shared(denied):
-            self.kept = torch.ones(vocab_size, dtype=torch.bool) if self.kept is None else self.kept
-            self.kept[as_tokens(denied, "denied", (0, vocab_size))] = False
-        else:
-            keys.append(pair_keys(denied, num_rows, "denied", (0, vocab_size)))
-        self.forbidden = as_pairs(np.concatenate(keys), vocab_size)
-
-    def __call__(self, scores: torch.Tensor, start: int) -> torch.Tensor:
-        stop = start + scores.shape[1]
-        if self.allowed is not None:
-            rows, columns = within(self.allowed, start, stop, scores.device)
-            scores = torch.full_like(scores, -torch.inf).index_put((rows, columns), scores[rows, columns])
-        if self.kept is not None:
-            scores = scores.masked_fill(~self.kept[start:stop].to(scores.device), -torch.inf)
-        rows, columns = within(self.forbidden, start, stop, scores.device)
-        return scores.index_put((rows, columns), scores.new_tensor(-torch.inf)) if len(rows) else scores
 
 
 class _Reader:

@@ -14,6 +14,8 @@ import torch
 
 TokenLists = np.ndarray | torch.Tensor | Sequence[Any]
 
+_COMPARED_AT_ONCE = 1_000_000
+
 
 def is_shared(tokens: TokenLists | None) -> bool:
     """Whether these are tokens for all rows (numbers, or nothing at all) rather than one list per row."""
@@ -54,3 +56,60 @@ def within(pairs: torch.Tensor, start: int, stop: int, device: torch.device) -> 
     """Rows and columns of the pairs that lie in the slice of tokens `start .. stop - 1`."""
     first, end = torch.searchsorted(pairs[1], torch.tensor([start, stop])).tolist()
     return torch.stack([pairs[0, first:end], pairs[1, first:end] - start]).to(device)
+
+
+class ForbiddenTokens:
+    r"""
+    Sets scores of tokens that may not be listed to -inf, in a copy: a scorer's tensor may be a view of what it keeps.
+
+    Args:
+        sizes (`tuple[int, int, int]`): Rows, `vocab_size`, and the first token that is an item.
+        seen, allowed, denied: See [`~ranking.top_k_items`].
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, int, int],
+        seen: TokenLists | None,
+        allowed: TokenLists | None,
+        denied: TokenLists | None,
+    ) -> None:
+        num_rows, vocab_size, first_item = sizes
+        self.kept = self.allowed = None
+        keys = [pair_keys(seen, num_rows, "seen", (0, vocab_size))]
+        if is_shared(allowed):
+            self.kept = torch.zeros(vocab_size, dtype=torch.bool)
+            self.kept[as_tokens(allowed, "allowed", (first_item, vocab_size))] = True
+        elif allowed is not None:
+            self.allowed = as_pairs(pair_keys(allowed, num_rows, "allowed", (first_item, vocab_size)), vocab_size)
+        if is_shared(denied):
+            self.kept = torch.ones(vocab_size, dtype=torch.bool) if self.kept is None else self.kept
+            self.kept[as_tokens(denied, "denied", (0, vocab_size))] = False
+        else:
+            keys.append(pair_keys(denied, num_rows, "denied", (0, vocab_size)))
+        self.forbidden = as_pairs(np.concatenate(keys), vocab_size)
+
+    def of_slice(self, scores: torch.Tensor, start: int) -> torch.Tensor:
+        """The scores of the tokens from `start` on, `(rows, size)`, without those that are forbidden."""
+        scores = self.of_slice_for_all(scores, start)
+        rows, columns = within(self.forbidden, start, start + scores.shape[1], scores.device)
+        return scores.index_put((rows, columns), scores.new_tensor(-torch.inf)) if len(rows) else scores
+
+    def of_slice_for_all(self, scores: torch.Tensor, start: int) -> torch.Tensor:
+        """The same, but for tokens that single rows forbid: see `of_some`."""
+        stop = start + scores.shape[1]
+        if self.allowed is not None:
+            rows, columns = within(self.allowed, start, stop, scores.device)
+            scores = torch.full_like(scores, -torch.inf).index_put((rows, columns), scores[rows, columns])
+        if self.kept is not None:
+            scores = scores.masked_fill(~self.kept[start:stop].to(scores.device), -torch.inf)
+        return scores
+
+    def of_some(self, scores: torch.Tensor, tokens: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """Some scores of a slice, `(rows, some)`, each of its own token, without those that single rows forbid."""
+        forbidden, scores = within(self.forbidden, start, stop, scores.device), scores.clone()
+        # Each pair is looked for among all that its row has: some pairs at a time, where it has many.
+        for rows, columns in forbidden.split(max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1])), dim=1):
+            pairs, places = (tokens[rows] == columns[:, None] + start).nonzero(as_tuple=True)
+            scores[rows[pairs], places] = -torch.inf
+        return scores

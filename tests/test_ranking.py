@@ -262,3 +262,12 @@ def test_wrong_input_for_lists_is_named(options, message):
     options = {"k": 1, "vocab_size": 6, **options}
     with pytest.raises(ValueError, match=message):
         top_k_items(slices_of(torch.zeros(1, 6)), options.pop("k"), **options)
+
+
+@pytest.mark.parametrize("at_once", [1, 7])
+def test_long_lists_of_seen_items_are_left_out_some_at_a_time(monkeypatch, at_once):
+    monkeypatch.setattr("hf_bert4rec.token_pairs._COMPARED_AT_ONCE", at_once)
+    scores = torch.arange(40.0).repeat(2, 1)
+    seen = [np.arange(20, 40), np.arange(1, 40, 2)]
+    tokens, _ = top_k_items(slices_of(scores), 3, vocab_size=40, seen=seen, first_item=0, slice_size=5)
+    assert tokens.tolist() == [[19, 18, 17], [38, 36, 34]]
