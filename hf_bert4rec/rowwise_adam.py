@@ -66,9 +66,13 @@ class RowwiseAdamW(torch.optim.AdamW):
                     rows = parameter.grad.indices()[0]
                     parameter[rows] *= 1 - group["lr"] * group["weight_decay"]
                 # AdamW turns the count of a loaded state into a float32 tensor; the powers of beta would lose digits.
-                if "step" in self.state[parameter]:
-                    self.state[parameter]["step"] = int(self.state[parameter]["step"])
-        _bare_step(torch.optim.SparseAdam)(SimpleNamespace(param_groups=groups, state=self.state))
+                step = int(self.state[parameter].get("step", 0))
+                if step:
+                    self.state[parameter]["step"] = step
+                # SparseAdam adds epsilon before the correction of the second moment, AdamW after it.
+                eps = group["eps"] * (1 - group["betas"][1] ** (step + 1)) ** 0.5
+                updated = SimpleNamespace(param_groups=[group | {"params": [parameter], "eps": eps}], state=self.state)
+                _bare_step(torch.optim.SparseAdam)(updated)
 
 
 def _bare_step(optimizer_class: type[torch.optim.Optimizer]) -> Callable:

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
 from hf_bert4rec.rowwise_adam import RowwiseAdamW, rowwise_adamw
 
-OPTIONS = {"lr": 0.1, "betas": (0.9, 0.98), "eps": 1e-12}
+OPTIONS = {"lr": 0.1, "betas": (0.9, 0.98), "eps": 1e-2}
 
 
 def trained(optimizer_class, sparse, batches, weight_decay=0.0):
