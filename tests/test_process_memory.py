@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from hf_bert4rec import process_memory
-from hf_bert4rec.process_memory import ReturnFreeMemory, keep_free_memory, resident_pages, return_free_memory
+from hf_bert4rec.process_memory import (
+    STEPS_BETWEEN_TRIMS,
+    ReturnFreeMemory,
+    keep_free_memory,
+    resident_pages,
+    return_free_memory,
+)
 
 
 def resident_bytes():
@@ -65,14 +71,16 @@ def test_a_c_library_without_the_option_keeps_nothing(monkeypatch):
 
 
 def test_a_training_gives_memory_back_when_it_holds_more_than_a_step_needs(monkeypatch):
-    held, gives_back = iter([1000, 1100, 1199, 1201, 900, 1000, 1100, 1000]), []  # pages after each step
-    monkeypatch.setattr(process_memory, "resident_pages", lambda: next(held))
-    monkeypatch.setattr(process_memory, "return_free_memory", lambda: gives_back.append(True))
-    callback, counts = ReturnFreeMemory(), []
-    for _ in range(8):
+    held, gives_back = 1000, []
+    monkeypatch.setattr(process_memory, "resident_pages", lambda: held)
+    monkeypatch.setattr(process_memory, "return_free_memory", lambda: gives_back.append(step))
+    callback = ReturnFreeMemory()
+    # Much is held from the second step on, but it is too soon; then too little for long; after it, half is what a step needs.
+    pages = {1: 1000, 2: 2000, 16: 2000, 17: 500, 18: 570, 40: 570, 41: 580, 42: 580}
+    for step in range(1, 60):
+        held = pages.get(step, held)
         callback.on_step_end(None, None, None)
-        counts.append(len(gives_back))
-    assert counts == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert gives_back == [STEPS_BETWEEN_TRIMS, 41]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
