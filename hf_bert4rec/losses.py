@@ -7,6 +7,7 @@ rate; in bfloat16 the products run in bfloat16, everything else in float32.
 *Source:* Sun et al. (CIKM 2019), section 3.6: the negative log-likelihood of the hidden items.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -140,10 +141,7 @@ class _Catalogue:
 
     def loss(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss, and its gradient by the states; the gradient by the items is added to `gradient`."""
-        fewest, most = ROWS_PER_BLOCK
-        rows = min(max(BYTES_PER_BLOCK // (len(self.items) * self.items.element_size()), fewest), most)
-        # Blocks of like size, as products of a few rows are slow; of whole vectors.
-        rows = min(rows, -(-len(states) // max(1, -(-len(states) // rows))) + 7 & ~7) or 1
+        rows = self._rows_per_block(len(states))
         # Fresh memory for every block would cost a third of the time: the system clears it page by page.
         memory = self.items.new_empty(rows * len(self.items))
         loss = states.new_zeros((), dtype=self.sum_dtype)
@@ -158,6 +156,13 @@ class _Catalogue:
                 found = self._add_gradients(block, target, weights, shares)
                 gradient[start : start + rows] = found - target_items
         return loss, gradient
+
+    def _rows_per_block(self, num_rows: int) -> int:
+        fewest, most = ROWS_PER_BLOCK
+        rows = min(max(BYTES_PER_BLOCK // (len(self.items) * self.items.element_size()), fewest), most)
+        # Blocks of like size, as products of few rows are slow, and of whole vectors.
+        num_blocks = max(1, math.ceil(num_rows / rows))
+        return min(rows, 8 * max(1, math.ceil(num_rows / num_blocks / 8)))
 
     def _scores(self, block: torch.Tensor, memory: torch.Tensor) -> Iterator[torch.Tensor]:
         """Tile by tile the scores of its items, `(rows, items of the tile)`, one behind the other in `memory`."""
