@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from .sharded_items import is_sharded, sharded_cross_entropy
 
@@ -105,6 +106,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *gradients):
         # Handed on and not kept, so that neither the product nor autograd's sum with other gradients of the items needs another
         # block as large as the catalogue. A second pass through the graph starts anew.
@@ -120,7 +122,8 @@ def _loss_and_gradients(given: tuple, dtype: torch.dtype, with_gradients: bool) 
     is_label = labels.ne(-100)
     bias = item_embeddings.new_zeros(len(item_embeddings)) if item_bias is None else item_bias
     catalogue = _Catalogue(item_embeddings.to(dtype), bias.to(dtype), with_gradients)
-    loss, found = catalogue.loss(hidden_states[is_label].to(dtype), labels[is_label])
+    with torch.autocast("cpu", enabled=False):  # products are of `dtype`; exponentials overflow in float16
+        loss, found = catalogue.loss(hidden_states[is_label].to(dtype), labels[is_label])
     gradient = found.new_zeros(hidden_states.shape if with_gradients else (0,))
     if with_gradients:
         gradient[is_label] = found

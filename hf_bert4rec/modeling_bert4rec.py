@@ -368,9 +368,11 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         is_tied = isinstance(embedding, nn.Embedding) and self.get_output_embeddings().weight is embedding.weight
         if not is_tied or self.config.training_loss != "softmax" or is_sharded(embedding.weight):
             return embedding
-        # Autograd adds rows to the other gradient sooner than it clears and adds a second one of the catalogue's size.
+        # Rows are added to a copy of the other gradient, which takes less time; in half precision they would lose digits there.
         embedding = copy.copy(embedding)
-        embedding.sparse = True
+        embedding.sparse = (
+            embedding.weight.dtype in (torch.float32, torch.float64) and not embedding.scale_grad_by_freq
+        )
         return embedding
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):

@@ -66,6 +66,9 @@ class ReturnFreeMemory(TrainerCallback):
     def __init__(self):
         self._num_steps, self._needed = 0, 0  # steps since memory was given back; pages held after the first of them
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        return_free_memory()  # what loading has freed is not needed by a step
+
     def on_step_end(self, args, state, control, **kwargs):
         self._num_steps += 1
         if self._num_steps == 1:

@@ -212,11 +212,12 @@ def top_k_items(
             best = scores.new_full((len(scores), k), -torch.inf, dtype=torch.float32)
             best_tokens = scores.new_full((len(scores), k), -1, dtype=torch.int64)
         scores = _checked_scores(scores, (len(best), stop - start), allow_nan=True)
-        if torch.isneginf(best[:, -1]).all():
-            rivals, tokens = forbidden.of_slice(scores, start), torch.arange(start, stop, device=scores.device)
-            tokens = tokens.expand(len(best), -1)
-        else:  # what is above the last of a list is little: a copy without what has been seen takes longer
-            rivals, tokens = _above_the_last(forbidden.of_slice_for_all(scores, start), best[:, -1:], start)
+        if torch.isneginf(best[:, -1]).any():
+            scores = forbidden.of_slice(scores, start)
+            rivals, tokens = _above_the_last(scores, best[:, -1:], start)
+        else:  # little is above the last of a full list: what has been seen leaves it sooner than a copy of the slice
+            scores = forbidden.of_slice_for_all(scores, start)
+            rivals, tokens = _above_the_last(scores, best[:, -1:], start)
             rivals = forbidden.of_some(rivals, tokens, start, stop)
         best, order = _ordered_top_k(torch.cat([best, rivals], 1), k)
         best_tokens = torch.cat([best_tokens, tokens], 1).gather(1, order)  # (batch_size, k)
@@ -230,20 +231,20 @@ def _above_the_last(scores: torch.Tensor, last: torch.Tensor, start: int) -> tup
     A slice rarely holds many, so groups of columns whose highest score is too low are not looked at one by one.
     """
     num_rows, num_columns = scores.shape
+    if torch.isneginf(last).all():
+        return scores, torch.arange(start, start + num_columns, device=scores.device).expand(num_rows, -1)
     if num_columns % _GROUP_SIZE:
         scores = torch.nn.functional.pad(scores, (0, -num_columns % _GROUP_SIZE), value=-torch.inf)
     groups = scores.unflatten(1, (-1, _GROUP_SIZE))
-    highest = groups.amax(2)  # (batch_size, groups)
-    if highest.isnan().any():
-        raise ValueError(_NAN_MESSAGE)
-    rows, places = (highest > last).nonzero(as_tuple=True)
+    # A NaN is not at most the last: it is found, and is an error unless it is forbidden.
+    rows, places = (~(groups.amax(2) <= last)).nonzero(as_tuple=True)
     groups = groups[rows, places]  # (groups that hold any, group_size)
-    found, offsets = (groups > last[rows]).nonzero(as_tuple=True)
+    found, offsets = (~(groups <= last[rows])).nonzero(as_tuple=True)
     rows, found_tokens = rows[found], places[found] * _GROUP_SIZE + offsets + start
     counts = torch.bincount(rows, minlength=num_rows)
     slots = torch.arange(len(rows), device=scores.device) - (counts.cumsum(0) - counts)[rows]
     shape = num_rows, int(counts.max())
-    rivals, tokens = scores.new_full(shape, -torch.inf), found_tokens.new_zeros(shape)
+    rivals, tokens = scores.new_full(shape, -torch.inf), found_tokens.new_full(shape, start)
     rivals[rows, slots], tokens[rows, slots] = groups[found, offsets], found_tokens
     return rivals, tokens
 

@@ -14,8 +14,6 @@ import torch
 
 TokenLists = np.ndarray | torch.Tensor | Sequence[Any]
 
-_COMPARED_AT_ONCE = 1_000_000
-
 
 def is_shared(tokens: TokenLists | None) -> bool:
     """Whether these are tokens for all rows (numbers, or nothing at all) rather than one list per row."""
@@ -107,9 +105,7 @@ class ForbiddenTokens:
 
     def of_some(self, scores: torch.Tensor, tokens: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         """Some scores of a slice, `(rows, some)`, each of its own token, without those that single rows forbid."""
-        forbidden, scores = within(self.forbidden, start, stop, scores.device), scores.clone()
-        # Each pair is looked for among all that its row has: some pairs at a time, where it has many.
-        for rows, columns in forbidden.split(max(1, _COMPARED_AT_ONCE // max(1, scores.shape[1])), dim=1):
-            pairs, places = (tokens[rows] == columns[:, None] + start).nonzero(as_tuple=True)
-            scores[rows[pairs], places] = -torch.inf
-        return scores
+        rows, columns = within(self.forbidden, start, stop, scores.device)
+        is_forbidden = torch.zeros(len(scores), stop - start, dtype=torch.bool, device=scores.device)
+        is_forbidden[rows, columns] = True
+        return scores.masked_fill(is_forbidden.gather(1, tokens - start), -torch.inf)

@@ -158,6 +158,24 @@ def test_gradients_can_be_asked_for_twice():
         torch.testing.assert_close(again, 3 * once)
 
 
+def test_a_second_pass_through_the_graph_is_possible_whatever_the_mode():
+    *tensors, labels = random_case(50, 9)
+    loss = catalogue_cross_entropy(*tensors, labels)
+    first = torch.autograd.grad(loss, tensors, retain_graph=True)
+    for once, again in zip(first, torch.autograd.grad(loss, tensors, create_graph=True), strict=True):
+        torch.testing.assert_close(again, once)
+
+
+def test_float16_products_elsewhere_leave_the_loss_in_single_precision():
+    *tensors, labels = random_case(50, 40)
+    tensors[2] = torch.full((40,), 15.0, requires_grad=True)
+    expected = gradients(catalogue_cross_entropy(*tensors, labels), *tensors)
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = catalogue_cross_entropy(*tensors, labels)
+    for found, wanted in zip(gradients(loss, *tensors), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
 def test_no_gradient_is_computed_where_none_is_asked_for():
     *tensors, labels = random_case(20, 5000)
     with torch.no_grad():

@@ -128,9 +128,14 @@ def test_a_step_makes_two_blocks_of_the_size_of_the_catalogue(changes):
     size = model.get_input_embeddings().weight.numel() * 8
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         model(**batch).loss.backward()
-    leaves = [event for event in profile.function_events if not event.cpu_children]
-    # The gradient by the output, and with it the rows that were embedded.
-    assert sum(event.cpu_memory_usage >= size for event in leaves) == 2
+    events = profile.function_events
+    # The gradient by the output, and its copy with the rows that were embedded.
+    assert sum(event.cpu_memory_usage >= size for event in events if not event.cpu_children) == 2
+    assert "aten::embedding_sparse_backward" in {event.name for event in events}
+    assert model.get_input_embeddings().weight.grad.layout == torch.strided
+    # Where no loss is, the gradient is whole as ever.
+    model.zero_grad()
+    model.bert4rec(batch["input_ids"]).last_hidden_state.sum().backward()
     assert model.get_input_embeddings().weight.grad.layout == torch.strided
 
 

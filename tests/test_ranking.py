@@ -264,10 +264,11 @@ def test_wrong_input_for_lists_is_named(options, message):
         top_k_items(slices_of(torch.zeros(1, 6)), options.pop("k"), **options)
 
 
-@pytest.mark.parametrize("at_once", [1, 7])
-def test_long_lists_of_seen_items_are_left_out_some_at_a_time(monkeypatch, at_once):
-    monkeypatch.setattr("hf_bert4rec.token_pairs._COMPARED_AT_ONCE", at_once)
-    scores = torch.arange(40.0).repeat(2, 1)
-    seen = [np.arange(20, 40), np.arange(1, 40, 2)]
-    tokens, _ = top_k_items(slices_of(scores), 3, vocab_size=40, seen=seen, first_item=0, slice_size=5)
-    assert tokens.tolist() == [[19, 18, 17], [38, 36, 34]]
+@pytest.mark.parametrize("slice_size", [2, 4, 100])
+def test_a_nan_score_of_an_item_that_is_left_out_is_none(slice_size):
+    scores = torch.tensor([[0.0, 0.0, 0.0, 1.0, 2.0, 3.0, math.nan, 0.0]])
+    options = {"vocab_size": 8, "slice_size": slice_size}
+    assert top_k_items(slices_of(scores), 1, seen=[np.array([6])], **options)[0].tolist() == [[5]]
+    assert top_k_items(slices_of(scores), 1, denied=np.array([6]), **options)[0].tolist() == [[5]]
+    with pytest.raises(ValueError, match="NaN"):
+        top_k_items(slices_of(scores), 1, seen=[np.array([5])], **options)
