@@ -16,8 +16,8 @@ import sys
 from transformers import TrainerCallback
 
 # A training gives memory back after so many steps or more, when it holds so many times what one step needs. To do it after every
-# step would cost a quarter of the time, after every 16th 2 to 3 %.
-STEPS_BETWEEN_TRIMS, MOST_HELD = 16, 1.15
+# step would cost a quarter of the time, after every 16th 2 to 7 %.
+STEPS_BETWEEN_TRIMS, MOST_HELD = 16, 1.25
 # Parameters of `mallopt`, from `malloc.h`.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # The C library's own limit for blocks that it may keep. Setting one of the two fixes the other at its start, so both are set.
