@@ -212,12 +212,12 @@ def top_k_items(
             best = scores.new_full((len(scores), k), -torch.inf, dtype=torch.float32)
             best_tokens = scores.new_full((len(scores), k), -1, dtype=torch.int64)
         scores = _checked_scores(scores, (len(best), stop - start), allow_nan=True)
-        if torch.isneginf(best[:, -1]).any():
-            scores = forbidden.of_slice(scores, start)
-            rivals, tokens = _above_the_last(scores, best[:, -1:], start)
-        else:  # little is above the last of a full list: what has been seen leaves it sooner than a copy of the slice
-            scores = forbidden.of_slice_for_all(scores, start)
-            rivals, tokens = _above_the_last(scores, best[:, -1:], start)
+        are_full = not torch.isneginf(best[:, -1]).any()
+        scores = forbidden.of_slice_for_all(scores, start) if are_full else forbidden.of_slice(scores, start)
+        rivals, tokens = _above_the_last(scores, best[:, -1:], start)
+        if (
+            are_full
+        ):  # little is above the last of a full list: what has been seen leaves it sooner than a copy of the slice
             rivals = forbidden.of_some(rivals, tokens, start, stop)
         best, order = _ordered_top_k(torch.cat([best, rivals], 1), k)
         best_tokens = torch.cat([best_tokens, tokens], 1).gather(1, order)  # (batch_size, k)

@@ -114,9 +114,8 @@ def test_what_is_given_wins_over_the_model_and_a_recipe_over_its_record(run, dat
     assert (config.hidden_dropout_prob, config.training_loss) == (0.4, "gbce")
     recipe = record(train(data, tmp_path / "recipe", model=run, recipe="paper", **QUICK))
     assert recipe["sequence_options"]["mlm_probability"] == RECIPES["paper"]["mlm_probability"]
-    assert (
-        recipe["sequence_options"]["causal_probability"] == RECIPES["sparse"]["causal_probability"]
-    )  # the model's own
+    own = RECIPES["sparse"]["causal_probability"]  # what the model was trained with
+    assert recipe["sequence_options"]["causal_probability"] == own
     assert recipe["training_arguments"]["weight_decay"] == RECIPES["paper"]["weight_decay"]
 
 
