@@ -6,8 +6,12 @@ What `TrainingArguments` takes without a word and no run can go through with: sa
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from accelerate import ParallelismConfig
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .evaluation import CUTOFFS
 from .metrics import ranking_metrics
@@ -25,6 +29,27 @@ FIXED_ARGUMENTS = {
 }
 AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 ABOVE_0 = ("eval_steps", "save_steps", "logging_steps")
+
+
+def check_accelerate(options: dict[str, Any]):
+    r"""
+    Refuse settings of Accelerate that `TrainingArguments` itself fails over, or takes and the run fails over.
+
+    Args:
+        options (`dict`): Fields of `TrainingArguments` that were given.
+
+    Raises:
+        ValueError: If `accelerator_config` has a key that Accelerate has not, or `parallelism_config` is no
+            `accelerate.ParallelismConfig`.
+    """
+    given, known = options.get("accelerator_config"), AcceleratorConfig().to_dict()
+    if isinstance(given, dict) and (unknown := given.keys() - known):
+        raise ValueError(f"accelerator_config has {', '.join(sorted(unknown))}; it can have {', '.join(known)}.")
+    given = options.get("parallelism_config")
+    if given is not None and not isinstance(given, ParallelismConfig):
+        raise ValueError(
+            f"parallelism_config is {given!r}, not an accelerate.ParallelismConfig; give one in Python, train(...)."
+        )
 
 
 def check_arguments(arguments: TrainingArguments):

@@ -38,7 +38,7 @@ from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
-from .run_arguments import FIXED_ARGUMENTS, check_arguments
+from .run_arguments import FIXED_ARGUMENTS, check_accelerate, check_arguments
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
@@ -227,6 +227,7 @@ def sorted_options(options: dict[str, Any], start: StartModel | None = None) -> 
 
 def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
     """`TrainingArguments` of a run on this machine."""
+    check_accelerate(overrides)
     has_accelerator = torch.accelerator.is_available()
     # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
     machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}

@@ -139,6 +139,14 @@ def test_parquet_files_that_do_not_go_together_are_named(tmp_path):
         ({"user_id": ["1"], "item_id": [1], "time": [1]}, "column 'user_id' is string in .*1.parquet and int64 in"),
         ({"user_id": [1, None], "item_id": [1, 2], "time": [1, 2]}, "1.parquet, row 2: no user id"),
         ({"user_id": [1, 2], "item_id": [1, 2], "time": [None, 2]}, "1.parquet, row 1: no time"),
+        (
+            {"user_id": [1], "item_id": [1], "time": [1], "file_row_number": [9]},
+            "1.parquet has a column 'file_row_number'",
+        ),
+        (
+            {"user_id": [1], "item_id": [1], "time": [1], "File_Index": [9]},
+            "1.parquet has a column 'File_Index', which is",
+        ),
     ):
         pq.write_table(pa.table(second), tmp_path / "1.parquet")
         refused(tmp_path, str(tmp_path / "*.parquet"), match)

@@ -29,6 +29,11 @@ def data(interaction_log, tmp_path):
         ),
         ("--early_stopping_patience=-1", "early_stopping_patience is -1; give 0 or more."),
         ("--neftune_noise_alpha=5", "neftune_noise_alpha is 5, but order, metrics or weights need None"),
+        (
+            '--accelerator_config={"even_batch": true}',
+            "accelerator_config has even_batch; it can have split_batches, ",
+        ),
+        ("--parallelism_config=dp", "parallelism_config is 'dp', not an accelerate.ParallelismConfig; give one in"),
     ],
 )
 def test_an_argument_that_no_run_can_go_through_with_is_refused(data, tmp_path, capsys, option, message):

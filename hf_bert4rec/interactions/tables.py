@@ -22,6 +22,8 @@ from .sources import IDS, identifier
 
 NUM_ROWS_PER_CHUNK = 1 << 16
 REGISTERED = "given_rows"
+# Where a row of a Parquet file stands, as both engines name it; a column of the same name would take its place.
+PLACES = ("file_index", "file_row_number")
 
 
 class ParquetSource:
@@ -33,7 +35,7 @@ class ParquetSource:
         engine (`Engine`): Reads them, where they lie.
 
     Raises:
-        ValueError: If one of them is not a Parquet file.
+        ValueError: If one of them is not a Parquet file, or has a column with one of the names in `PLACES`.
     """
 
     first_record = None
@@ -51,6 +53,9 @@ class ParquetSource:
                     self._num_rows_per_file = max(self._num_rows_per_file, file.metadata.num_rows)
             except pa.ArrowException as error:
                 raise ValueError(f"{path} is not a whole Parquet file ({first_line(error)}): write it again") from None
+            for name in self._schemas[-1].names:
+                if name.lower() in PLACES:
+                    raise ValueError(f"{path} has a column {name!r}, which is how rows are counted: rename or drop it")
         self.columns = self._schemas[0].names
 
     def kind(self, role: str, position: int) -> str:
