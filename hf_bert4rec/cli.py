@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import typing
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -39,9 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse's, which takes a value with a leading dash for an option, and says how to give an id that has one."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        found = message.removeprefix("unrecognized arguments: ")
+        if found != message and any(re.match("-[^-]", word) for word in found.split()):
+            message += "; an id that begins with '-' can be given alone, as in --history=-7a, or in an --input_file"
+        super().error(message)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hf-bert4rec", description="BERT4Rec from a log of interactions to recommendations.", allow_abbrev=False
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -7,6 +7,7 @@ from typing import Any, Literal, Optional
 
 import pytest
 
+from hf_bert4rec.cli import main
 from hf_bert4rec.command_options import COMMON_ARGUMENTS, add_options
 from hf_bert4rec.training import option_fields
 
@@ -165,3 +166,13 @@ def test_every_shown_option_of_a_run_has_a_line_of_help():
         for action in all_of_it._actions:
             is_shown = action.dest in COMMON_ARGUMENTS or owner.__module__.startswith("hf_bert4rec")
             assert not is_shown or len(action.help) > 10, f"{owner.__name__}.{action.dest}: {action.help!r}"
+
+
+@pytest.mark.parametrize(("word", "is_hinted"), [("-i3", True), ("--top-k", False)])
+def test_an_id_that_looks_like_an_option_is_met_with_the_way_to_give_it(capsys, word, is_hinted):
+    with pytest.raises(SystemExit) as ended:
+        main(["recommend", "run", "--history", "i2", word])
+    assert ended.value.code == 2
+    found = capsys.readouterr().err
+    assert f"unrecognized arguments: {word}" in found
+    assert ("an id that begins with '-' can be given alone, as in --history=-7a" in found) is is_hinted
