@@ -2,17 +2,19 @@
 AdamW that updates only the touched rows of the item embedding, for catalogues of millions and sampled losses.
 
 A step of a sampled loss touches some thousand rows. Gradients then hold these rows alone (`sparse=True`), and so does the
-work of the optimiser; its two moments are kept for all rows, so that a catalogue takes three times its own memory.
+work of the optimiser. It keeps one moment of all rows, the second, so that a catalogue takes twice its own memory.
 
-*Source:* `torch.optim.SparseAdam` for sparse gradients, `torch.optim.AdamW` for the rest.
+*Source:* Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2; `torch.optim.AdamW`.
 
-*Differences from AdamW over all rows:* the moments of a row and its weight decay stand still in steps that do not touch it.
+*Differences:* rows have no first moment, as with `betas=(0, beta2)`: a mean over steps would move a row long after the event
+that it learned from, as it is seldom touched again soon, and most of what one pass teaches would never arrive. The second
+moment and weight decay of a row count all steps, those that do not touch it too, where `torch.optim.SparseAdam` counts its
+own: there a rare item's large gradients are forgotten so slowly that it learns at a fraction of the rate.
 """
 
 import functools
 import inspect
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,9 +26,10 @@ from .sharded_items import is_sharded
 
 class RowwiseAdamW(torch.optim.AdamW):
     r"""
-    `torch.optim.AdamW`, but parameters with a sparse gradient are updated by `torch.optim.SparseAdam`, row by row.
+    `torch.optim.AdamW`, but of a parameter with a sparse gradient the touched rows alone are updated, as if `betas[0]` were 0.
 
-    Takes the arguments of `torch.optim.AdamW`. Weight decay of a sparse gradient's parameter shrinks the touched rows.
+    Takes the arguments of `torch.optim.AdamW`; `amsgrad` is for dense gradients only. A row's weight decay waits until the
+    row is touched and then makes up for the steps between at the learning rate of that step.
 
     Example:
         >>> embedding = torch.nn.Embedding(10, 4, sparse=True)
@@ -44,35 +47,36 @@ class RowwiseAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        sparse_groups = []
-        for group in self.param_groups:
-            touched = [p for p in group["params"] if p.grad is not None and p.grad.is_sparse]
-            if touched:
-                sparse_groups.append({**group, "params": touched})
-        gradients = {p: p.grad.coalesce() for group in sparse_groups for p in group["params"]}
+        groups = {p: g for g in self.param_groups for p in g["params"] if p.grad is not None and p.grad.is_sparse}
+        gradients = {parameter: parameter.grad.coalesce() for parameter in groups}
         for parameter in gradients:
             parameter.grad = None  # AdamW passes it by
         _bare_step(torch.optim.AdamW)(self)
         for parameter, gradient in gradients.items():
             parameter.grad = gradient
-        if sparse_groups:
-            self._update_rows(sparse_groups)
+            self._update_rows(parameter, gradient, groups[parameter])
         return loss
 
-    def _update_rows(self, groups: list[dict[str, Any]]):
-        for group in groups:
-            for parameter in group["params"]:
-                if group["weight_decay"]:
-                    rows = parameter.grad.indices()[0]
-                    parameter[rows] *= 1 - group["lr"] * group["weight_decay"]
-                # AdamW turns the count of a loaded state into a float32 tensor; the powers of beta would lose digits.
-                step = int(self.state[parameter].get("step", 0))
-                if step:
-                    self.state[parameter]["step"] = step
-                # SparseAdam adds epsilon before the correction of the second moment, AdamW after it.
-                eps = group["eps"] * (1 - group["betas"][1] ** (step + 1)) ** 0.5
-                updated = SimpleNamespace(param_groups=[group | {"params": [parameter], "eps": eps}], state=self.state)
-                _bare_step(torch.optim.SparseAdam)(updated)
+    def _update_rows(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]):
+        state, beta2, rate = self.state[parameter], group["betas"][1], float(group["lr"])
+        rows, values = gradient.indices()[0], gradient.values()
+        if not state:
+            state["num_steps"] = 0
+            # The step in which each row was last touched. Torch leaves what has this name as it is when it loads a state; all
+            # else takes the type of the parameter.
+            state["step"] = torch.zeros(len(parameter), dtype=torch.int32, device=parameter.device)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state["num_steps"] += 1
+        state["step"] = state["step"].to(parameter.device)
+        steps = state["num_steps"] - state["step"][rows].to(torch.promote_types(values.dtype, torch.float32))
+        steps = steps.view(-1, *[1] * (values.ndim - 1))  # (rows, 1): since each was touched
+        state["step"][rows] = state["num_steps"]
+        squares = state["exp_avg_sq"][rows].mul_(beta2**steps).addcmul_(values, values, value=1 - beta2)
+        state["exp_avg_sq"][rows] = squares
+        scale = squares.div_(1 - beta2 ** state["num_steps"]).sqrt_().add_(group["eps"])
+        if group["weight_decay"]:
+            parameter[rows] *= (1 - rate * group["weight_decay"]) ** steps
+        parameter.index_add_(0, rows, values / scale, alpha=rate if group["maximize"] else -rate)
 
 
 def _bare_step(optimizer_class: type[torch.optim.Optimizer]) -> Callable:

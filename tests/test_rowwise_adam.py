@@ -1,4 +1,4 @@
-"""Rows that a step touches are updated as by AdamW, the others stay as they are, bit for bit, through the stock Trainer."""
+"""Touched rows are updated as by AdamW without a first moment, the others stay as they are, through the stock Trainer."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
 from hf_bert4rec.rowwise_adam import RowwiseAdamW, rowwise_adamw
 
 OPTIONS = {"lr": 0.1, "betas": (0.9, 0.98), "eps": 1e-2}
+SELDOM = [[1, 2], [2, 4], [4], [4, 5], [2, 4], [0, 1, 2, 3, 4, 5]]  # the last step touches every row
 
 
 def trained(optimizer_class, sparse, batches, weight_decay=0.0):
@@ -24,12 +25,31 @@ def trained(optimizer_class, sparse, batches, weight_decay=0.0):
     return embedding.weight, linear.weight, optimizer
 
 
+@pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_where_every_row_is_touched_it_is_adamw(weight_decay):
-    batches = [[0, 1, 2, 3, 4, 5], [5, 4, 3, 3, 2, 1, 0]] * 3
-    found = trained(RowwiseAdamW, True, batches, weight_decay)
-    expected = trained(torch.optim.AdamW, False, batches, weight_decay)
-    torch.testing.assert_close(found[:2], expected[:2])
+@pytest.mark.parametrize("shape", [(6, 4), (6,)])
+def test_rows_are_updated_as_by_adamw_without_a_first_moment(shape, weight_decay, maximize):
+    options = {"lr": 0.1, "eps": 1e-2, "weight_decay": weight_decay, "maximize": maximize}
+    generator = torch.Generator().manual_seed(0)
+    found, expected = (torch.ones(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    optimizer = RowwiseAdamW([found], betas=(0.9, 0.98), **options)
+    reference = torch.optim.AdamW([expected], betas=(0.0, 0.98), **options)
+    for rows in SELDOM:
+        values = torch.randn(len(rows), *shape[1:], generator=generator, dtype=torch.float64)
+        found.grad = torch.sparse_coo_tensor(torch.tensor([rows]), values, shape, check_invariants=True)
+        expected.grad = found.grad.to_dense()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_named_twice_count_once():
+    once = torch.sparse_coo_tensor([[1, 4]], [3.0, 5.0], (6,), check_invariants=True)
+    twice = torch.sparse_coo_tensor([[4, 1, 4]], [2.0, 3.0, 3.0], (6,), check_invariants=True)
+    weights = [torch.zeros(6, requires_grad=True) for _ in range(2)]
+    for weight, weight.grad in zip(weights, (once, twice), strict=True):
+        RowwiseAdamW([weight]).step()
+    assert torch.equal(*weights) and weights[0].count_nonzero() == 2
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -39,13 +59,31 @@ def test_a_dense_gradient_is_a_matter_of_adamw(weight_decay):
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-def test_untouched_rows_and_their_moments_stand_still():
+def test_untouched_rows_and_their_moment_stand_still():
     before, _, _ = trained(RowwiseAdamW, True, [[1, 2]], weight_decay=0.3)
     after, _, optimizer = trained(RowwiseAdamW, True, [[1, 2], [2, 4]], weight_decay=0.3)
     changed = (before != after).any(1)
     assert changed.tolist() == [False, False, True, False, True, False]
-    moments = optimizer.state_dict()["state"][0]
-    assert (moments["exp_avg"] != 0).any(1).tolist() == [False, True, True, False, True, False]
+    state = optimizer.state_dict()["state"][0]
+    assert (state["exp_avg_sq"] != 0).any(1).tolist() == [False, True, True, False, True, False]
+    assert state["step"].tolist() == [0, 1, 2, 0, 2, 0]
+    # one moment of all rows
+    assert sorted(name for name, kept in state.items() if getattr(kept, "ndim", 0) > 1) == ["exp_avg_sq"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loaded_state_counts_steps_exactly(dtype):
+    weight = torch.zeros(3, 2, dtype=dtype, requires_grad=True)
+    weight.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2, dtype=dtype), weight.shape, check_invariants=True)
+    optimizer = RowwiseAdamW([weight])
+    optimizer.step()
+    state = optimizer.state_dict()
+    state["state"][0]["step"][1] = state["state"][0]["num_steps"] = 100_001  # no bfloat16
+    optimizer = RowwiseAdamW([weight])
+    optimizer.load_state_dict(state)
+    optimizer.step()
+    assert optimizer.state[weight]["step"].tolist() == [0, 100_002, 0]
+    assert optimizer.state[weight]["exp_avg_sq"][1].tolist() == pytest.approx([0.001999] * 2, rel=1e-2)
 
 
 def test_a_loaded_state_goes_on_bit_for_bit(tmp_path):
