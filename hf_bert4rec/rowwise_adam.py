@@ -2,14 +2,22 @@
 AdamW that updates only the touched rows of the item embedding, for catalogues of millions and sampled losses.
 
 A step of a sampled loss touches some thousand rows. Gradients then hold these rows alone (`sparse=True`), and so does the
-work of the optimiser. It keeps one moment of all rows, the second, so that a catalogue takes twice its own memory.
+work of the optimiser. It keeps two numbers a row, so that a catalogue takes little more than its own memory.
 
-*Source:* Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2; `torch.optim.AdamW`.
+*Source:* Loshchilov & Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), algorithm 2; a second moment for each row of
+an embedding as in row-wise Adagrad: Naumov et al., "Deep Learning Recommendation Model" (2019) and its implementation.
 
-*Differences:* rows have no first moment, as with `betas=(0, beta2)`: a mean over steps would move a row long after the event
-that it learned from, as it is seldom touched again soon, and most of what one pass teaches would never arrive. The second
-moment and weight decay of a row count all steps, those that do not touch it too, where `torch.optim.SparseAdam` counts its
-own: there a rare item's large gradients are forgotten so slowly that it learns at a fraction of the rate.
+*Differences from `torch.optim.AdamW`, for rows:*
+
+- There is no first moment, as with `betas=(0, beta2)`: a mean over steps would move a row long after the event that it learned
+  from, as the row is seldom touched again soon, and most of what one pass teaches would never arrive.
+- The second moment is the mean over the row. One for each value would take the first gradient of an item by its signs alone.
+- The second moment and weight decay of a row count all steps, those that do not touch it too. `torch.optim.SparseAdam` counts a
+  row's own: there a rare item's large gradients are forgotten so slowly that it learns at a fraction of the rate.
+
+Validation NDCG@10 on Beauty, sampled softmax with 4,096 negatives: after four epochs at width 64 .0330 with `SparseAdam`, .0345
+without the first moment and with all steps counted, .0351 with AdamW over all rows; after eight epochs at width 128 .0423
+with a second moment for each value, .0428 with one a row.
 """
 
 import functools
@@ -26,7 +34,8 @@ from .sharded_items import is_sharded
 
 class RowwiseAdamW(torch.optim.AdamW):
     r"""
-    `torch.optim.AdamW`, but of a parameter with a sparse gradient the touched rows alone are updated, as if `betas[0]` were 0.
+    `torch.optim.AdamW`, but of a parameter with a sparse gradient the touched rows alone are updated: each by its gradient over
+    the root of its second moment, without a mean over steps (`betas[0]`).
 
     Takes the arguments of `torch.optim.AdamW`; `amsgrad` is for dense gradients only. A row's weight decay waits until the
     row is touched and then makes up for the steps between at the learning rate of that step.
@@ -65,18 +74,22 @@ class RowwiseAdamW(torch.optim.AdamW):
             # The step in which each row was last touched. Torch leaves what has this name as it is when it loads a state; all
             # else takes the type of the parameter.
             state["step"] = torch.zeros(len(parameter), dtype=torch.int32, device=parameter.device)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = parameter.new_zeros(len(parameter))
         state["num_steps"] += 1
         state["step"] = state["step"].to(parameter.device)
-        steps = state["num_steps"] - state["step"][rows].to(torch.promote_types(values.dtype, torch.float32))
-        steps = steps.view(-1, *[1] * (values.ndim - 1))  # (rows, 1): since each was touched
+        steps = state["num_steps"] - state["step"][rows].to(
+            torch.promote_types(values.dtype, torch.float32)
+        )  # (rows,)
         state["step"][rows] = state["num_steps"]
-        squares = state["exp_avg_sq"][rows].mul_(beta2**steps).addcmul_(values, values, value=1 - beta2)
+        squares = values.square().flatten(1).mean(1) if values.ndim > 1 else values.square()  # (rows,)
+        squares = state["exp_avg_sq"][rows].mul_(beta2**steps).add_(squares, alpha=1 - beta2)
         state["exp_avg_sq"][rows] = squares
-        scale = squares.div_(1 - beta2 ** state["num_steps"]).sqrt_().add_(group["eps"])
+        scale = squares.div(1 - beta2 ** state["num_steps"]).sqrt_().add_(group["eps"])
+        column = (-1, *[1] * (values.ndim - 1))
         if group["weight_decay"]:
-            parameter[rows] *= (1 - rate * group["weight_decay"]) ** steps
-        parameter.index_add_(0, rows, values / scale, alpha=rate if group["maximize"] else -rate)
+            parameter[rows] *= ((1 - rate * group["weight_decay"]) ** steps).view(column)
+        change = values / scale.view(column)
+        parameter.index_add_(0, rows, change, alpha=rate if group["maximize"] else -rate)
 
 
 def _bare_step(optimizer_class: type[torch.optim.Optimizer]) -> Callable:
