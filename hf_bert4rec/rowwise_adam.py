@@ -22,7 +22,7 @@ with a second moment for each value, .0428 with one a row.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,8 +37,13 @@ class RowwiseAdamW(torch.optim.AdamW):
     `torch.optim.AdamW`, but of a parameter with a sparse gradient the touched rows alone are updated: each by its gradient over
     the root of its second moment, without a mean over steps (`betas[0]`).
 
-    Takes the arguments of `torch.optim.AdamW`; `amsgrad` is for dense gradients only. A row's weight decay waits until the
-    row is touched and then makes up for the steps between at the learning rate of that step.
+    `amsgrad` is for dense gradients only. A row's weight decay waits until the row is touched and then makes up for the steps
+    between at the learning rate of that step.
+
+    Args:
+        params, *args, **kwargs: As of `torch.optim.AdamW`.
+        row_parameters (iterable of `nn.Parameter`, *optional*):
+            Parameters whose dense gradients are taken as those of the rows that are not 0.
 
     Example:
         >>> embedding = torch.nn.Embedding(10, 4, sparse=True)
@@ -49,6 +54,10 @@ class RowwiseAdamW(torch.optim.AdamW):
         [3, 7]
     """
 
+    def __init__(self, params, *args, row_parameters: Iterable[torch.Tensor] = (), **kwargs):
+        super().__init__(params, *args, **kwargs)
+        self.row_parameters = set(row_parameters)
+
     @torch.no_grad()
     def step(self, closure=None):
         """Performs a single optimization step, as `torch.optim.AdamW.step`."""
@@ -56,18 +65,22 @@ class RowwiseAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        groups = {p: g for g in self.param_groups for p in g["params"] if p.grad is not None and p.grad.is_sparse}
-        gradients = {parameter: parameter.grad.coalesce() for parameter in groups}
-        for parameter in gradients:
-            parameter.grad = None  # AdamW passes it by
+        gradients = {}
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is not None and (gradient.is_sparse or parameter in self.row_parameters):
+                    gradients[parameter] = gradient, group
+                    parameter.grad = None  # AdamW passes it by
         _bare_step(torch.optim.AdamW)(self)
-        for parameter, gradient in gradients.items():
+        for parameter, (gradient, group) in gradients.items():
             parameter.grad = gradient
-            self._update_rows(parameter, gradient, groups[parameter])
+            self._update_rows(parameter, gradient if gradient.is_sparse else gradient.to_sparse(1), group)
         return loss
 
     def _update_rows(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]):
         state, beta2, rate = self.state[parameter], group["betas"][1], float(group["lr"])
+        gradient = gradient.coalesce()
         rows, values = gradient.indices()[0], gradient.values()
         if not state:
             state["num_steps"] = 0
@@ -137,12 +150,15 @@ def rowwise_adamw(
         )
     _norm_of_sparse_gradients()
     model.get_input_embeddings().sparse = True
+    # Between processes torch exchanges sparse gradients of embeddings only; the bias is one column.
+    is_alone = arguments.world_size == 1
+    biases = []
     for module in model.modules():
         if isinstance(module, Bert4RecItemHead):
-            # Between processes torch exchanges sparse gradients of embeddings only; the bias is one column.
-            module.sparse_gradients = (True, arguments.world_size == 1)
+            module.sparse_gradients = (True, is_alone)
+            biases.append(module.predictions.decoder.bias)
     # A fused step would leave the scaling of float16 gradients to the optimiser, which rows know nothing of.
-    return RowwiseAdamW, options | {"fused": False}
+    return RowwiseAdamW, options | {"fused": False, "row_parameters": biases}
 
 
 @functools.cache

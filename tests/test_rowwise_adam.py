@@ -69,6 +69,18 @@ def test_a_dense_gradient_is_a_matter_of_adamw(weight_decay):
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
+def test_a_dense_gradient_of_a_row_parameter_is_that_of_its_rows():
+    weights = [torch.ones(6, requires_grad=True) for _ in range(2)]
+    optimizers = [RowwiseAdamW([weight], row_parameters=weights[1:], **OPTIONS) for weight in weights]
+    for rows in SELDOM[:-1]:
+        sparse = torch.sparse_coo_tensor([rows], [float(row + 1) for row in rows], (6,), check_invariants=True)
+        for weight, optimizer in zip(weights, optimizers, strict=True):
+            weight.grad = sparse if weight is weights[0] else sparse.to_dense()
+            optimizer.step()
+            assert weight.grad.is_sparse == (weight is weights[0])
+    assert torch.equal(weights[0], weights[1])
+
+
 def test_untouched_rows_and_their_moment_stand_still():
     before, _, _ = trained(RowwiseAdamW, True, [[1, 2]], weight_decay=0.3)
     after, _, optimizer = trained(RowwiseAdamW, True, [[1, 2], [2, 4]], weight_decay=0.3)
