@@ -90,9 +90,8 @@ class RowwiseAdamW(torch.optim.AdamW):
             state["exp_avg_sq"] = parameter.new_zeros(len(parameter))
         state["num_steps"] += 1
         state["step"] = state["step"].to(parameter.device)
-        steps = state["num_steps"] - state["step"][rows].to(
-            torch.promote_types(values.dtype, torch.float32)
-        )  # (rows,)
+        # (rows,): steps since each was touched
+        steps = state["num_steps"] - state["step"][rows].to(torch.promote_types(values.dtype, torch.float32))
         state["step"][rows] = state["num_steps"]
         squares = values.square().flatten(1).mean(1) if values.ndim > 1 else values.square()  # (rows,)
         squares = state["exp_avg_sq"][rows].mul_(beta2**steps).add_(squares, alpha=1 - beta2)
