@@ -22,7 +22,7 @@ with a second moment for each value, .0428 with one a row.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,6 +58,9 @@ class RowwiseAdamW(torch.optim.AdamW):
         super().__init__(params, *args, **kwargs)
         self.row_parameters = set(row_parameters)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"row_parameters": self.row_parameters}
+
     @torch.no_grad()
     def step(self, closure=None):
         """Performs a single optimization step, as `torch.optim.AdamW.step`."""
@@ -72,15 +75,16 @@ class RowwiseAdamW(torch.optim.AdamW):
                 if gradient is not None and (gradient.is_sparse or parameter in self.row_parameters):
                     gradients[parameter] = gradient, group
                     parameter.grad = None  # AdamW passes it by
-        _bare_step(torch.optim.AdamW)(self)
+        # Without what torch wraps around it: hooks shall run once for each step of ours.
+        inspect.unwrap(torch.optim.AdamW.step)(self)
         for parameter, (gradient, group) in gradients.items():
             parameter.grad = gradient
-            self._update_rows(parameter, gradient if gradient.is_sparse else gradient.to_sparse(1), group)
+            self._update_rows(parameter, gradient, group)
         return loss
 
     def _update_rows(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]):
         state, beta2, rate = self.state[parameter], group["betas"][1], float(group["lr"])
-        gradient = gradient.coalesce()
+        gradient = gradient.coalesce() if gradient.is_sparse else gradient.to_sparse(1)
         rows, values = gradient.indices()[0], gradient.values()
         if not state:
             state["num_steps"] = 0
@@ -93,7 +97,7 @@ class RowwiseAdamW(torch.optim.AdamW):
         # (rows,): steps since each was touched
         steps = state["num_steps"] - state["step"][rows].to(torch.promote_types(values.dtype, torch.float32))
         state["step"][rows] = state["num_steps"]
-        squares = values.square().flatten(1).mean(1) if values.ndim > 1 else values.square()  # (rows,)
+        squares = values.square().unsqueeze(-1).flatten(1).mean(1)  # (rows,)
         squares = state["exp_avg_sq"][rows].mul_(beta2**steps).add_(squares, alpha=1 - beta2)
         state["exp_avg_sq"][rows] = squares
         scale = squares.div(1 - beta2 ** state["num_steps"]).sqrt_().add_(group["eps"])
@@ -102,11 +106,6 @@ class RowwiseAdamW(torch.optim.AdamW):
             parameter[rows] *= ((1 - rate * group["weight_decay"]) ** steps).view(column)
         change = values / scale.view(column)
         parameter.index_add_(0, rows, change, alpha=rate if group["maximize"] else -rate)
-
-
-def _bare_step(optimizer_class: type[torch.optim.Optimizer]) -> Callable:
-    """The step without what torch wraps around it: hooks shall run once for each step of ours."""
-    return inspect.unwrap(optimizer_class.step)
 
 
 def rowwise_adamw(
@@ -149,12 +148,11 @@ def rowwise_adamw(
         )
     _norm_of_sparse_gradients()
     model.get_input_embeddings().sparse = True
-    # Between processes torch exchanges sparse gradients of embeddings only; the bias is one column.
-    is_alone = arguments.world_size == 1
     biases = []
     for module in model.modules():
         if isinstance(module, Bert4RecItemHead):
-            module.sparse_gradients = (True, is_alone)
+            # Between processes torch exchanges sparse gradients of embeddings only; the bias is one column.
+            module.sparse_gradients = (True, arguments.world_size == 1)
             biases.append(module.predictions.decoder.bias)
     # A fused step would leave the scaling of float16 gradients to the optimiser, which rows know nothing of.
     return RowwiseAdamW, options | {"fused": False, "row_parameters": biases}

@@ -1,5 +1,7 @@
 """Touched rows are updated by AdamW of one second moment a row, others stay as they are, through the stock Trainer."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -79,6 +81,13 @@ def test_a_dense_gradient_of_a_row_parameter_is_that_of_its_rows():
             optimizer.step()
             assert weight.grad.is_sparse == (weight is weights[0])
     assert torch.equal(weights[0], weights[1])
+
+
+def test_a_copy_knows_its_row_parameters():
+    weight = torch.ones(6, requires_grad=True)
+    copied = copy.deepcopy(RowwiseAdamW([weight], row_parameters=[weight], **OPTIONS))
+    (own,) = copied.param_groups[0]["params"]
+    assert own is not weight and copied.row_parameters == {own}
 
 
 def test_untouched_rows_and_their_moment_stand_still():
