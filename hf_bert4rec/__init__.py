@@ -21,6 +21,8 @@ from .catalogue import change_catalogue
 from .comparison import compare, evaluate_run
 from .configuration_bert4rec import Bert4RecConfig
 from .data_collator import DataCollatorForCloze
+from .distillation import Teacher
+from .ensemble import ensemble_models, ensemble_runs
 from .export import write_export
 from .exported_scorer import ExportedScorer
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
@@ -70,10 +72,13 @@ __all__ = [
     "NextItemRecommendationPipeline",
     "Popularity",
     "SequenceOptions",
+    "Teacher",
     "TrainingSequences",
     "change_catalogue",
     "comparability",
     "compare",
+    "ensemble_models",
+    "ensemble_runs",
     "evaluate_run",
     "known_beside",
     "load_data",

@@ -96,7 +96,8 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
 
     Returns:
         `dict`: see [`compare`]. First `run`: `weights_hash`, and for a folder that [`train`] wrote `seed` and the other
-        `options` of the training; for an export its `format` and `quantize`, and the hash is that of its graph.
+        `options` of the training, for one of [`ensemble_runs`] `seeds`; for an export its `format` and `quantize`, and the hash
+        is that of its graph.
 
     Raises:
         FileNotFoundError: If a folder or one of its files is missing.
@@ -115,7 +116,9 @@ def evaluate_run(run: str | Path, data: InteractionData | str | Path, **options:
     if (Path(run) / RUN_FILE).exists():
         record = read_record(run)
         given = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
-        found |= {"seed": record["training_arguments"]["seed"], "options": given}
+        seeds = [member["seed"] for member in record.get("members", [])]
+        found |= {"seeds": seeds} if seeds else {"seed": record["training_arguments"]["seed"]}
+        found["options"] = given
     return {"run": found} | compare(model, loaded, **options)
 
 

@@ -6,8 +6,8 @@ Configuration of BERT4Rec: every number that fixes the architecture and its loss
 
 *Differences:* there are no segment embeddings, so `type_vocab_size` is missing; `norm_position`, `final_layer_norm`,
 `position_origin`, `embedding_layer_norm`, `scale_embedding`, `head_layer_norm`, `head_transform`, `backbone`,
-`linear_initializer`, `value_initializer`, `reading`, `training_loss` and what belongs to it are ours. The sizes by default are
-the paper's smallest model on MovieLens-1M.
+`linear_initializer`, `value_initializer`, `num_members`, `reading`, `training_loss` and what belongs to it are ours. The sizes
+by default are the paper's smallest model on MovieLens-1M.
 """
 
 from huggingface_hub.dataclasses import strict
@@ -16,6 +16,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 # Tokens 0, 1 and 2 are padding, mask and unknown item; items follow.
 FIRST_ITEM_TOKEN = 3
+READINGS = ("masked", "causal", "both")
 TRAINING_LOSSES = ("softmax", "sampled_softmax", "gbce", "bce")
 
 
@@ -28,7 +29,7 @@ class Bert4RecConfig(PreTrainedConfig):
         vocab_size (`int`, *optional*, defaults to 3709):
             Number of tokens: the items of the catalogue and the special tokens (padding, mask, unknown).
         hidden_size (`int`, *optional*, defaults to 64):
-            Width of item, position and hidden vectors; a multiple of `num_attention_heads`.
+            Width of item, position and hidden vectors; a multiple of `num_attention_heads` and of `num_members`.
         num_hidden_layers (`int`, *optional*, defaults to 2):
             Number of Transformer blocks.
         num_attention_heads (`int`, *optional*, defaults to 2):
@@ -75,6 +76,9 @@ class Bert4RecConfig(PreTrainedConfig):
         head_transform (`bool`, *optional*, defaults to `True`):
             Whether the head has its dense layer, GELU and norm; without, an item's score is its plain product with the
             encoder's output (plus the item's bias), as in SASRec.
+        num_members (`int`, *optional*, defaults to 1):
+            Models that stand side by side in this one, each in its part of all vectors, as [`ensemble_models`] puts them: norms
+            are taken over each part by itself, and the score of an item is the mean of theirs.
         reading (`str`, *optional*, defaults to `"masked"`):
             How [`Bert4RecForMaskedLM`] fills a [MASK] when it is not training: `"masked"`, by the output at the [MASK],
             which sees both sides (the paper); `"causal"`, by the output at the event before it, which sees that event and
@@ -132,6 +136,7 @@ class Bert4RecConfig(PreTrainedConfig):
     scale_embedding: bool = False
     head_layer_norm: bool = True
     head_transform: bool = True
+    num_members: int = 1
     reading: str = "masked"
     training_loss: str = "softmax"
     num_negatives: int = 4096
@@ -164,7 +169,7 @@ class Bert4RecConfig(PreTrainedConfig):
             ("position_origin", ("oldest", "newest")),
             ("linear_initializer", ("normal", "xavier")),
             ("value_initializer", ("linear", "identity")),
-            ("reading", ("masked", "causal", "both")),
+            ("reading", READINGS),
         ):
             if getattr(self, name) not in choices:
                 *first, last = map(repr, choices)
@@ -176,14 +181,14 @@ class Bert4RecConfig(PreTrainedConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act is {self.hidden_act!r}; choose one of {', '.join(ACT2FN)}.")
         sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        for name in (*sizes, "max_position_embeddings"):
+        for name in (*sizes, "max_position_embeddings", "num_members"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give at least 1.")
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}; "
-                "change one of the two."
-            )
+        for name in ("num_attention_heads", "num_members"):
+            if self.hidden_size % getattr(self, name):
+                raise ValueError(
+                    f"hidden_size {self.hidden_size} is not a multiple of {name} {getattr(self, name)}; change one of the two."
+                )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a share from 0 up to, not including, 1.")

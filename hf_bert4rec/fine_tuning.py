@@ -81,7 +81,7 @@ class StartModel:
 
     def __init__(self, name: str | Path, new_items: str | Path | Mapping[Any, Any] = "neighbours"):
         read_vectors(new_items)  # what cannot be used is refused before a log is prepared
-        self.name, self.new_items, self.folder = str(name), new_items, _folder_of(name)
+        self.name, self.new_items, self.folder = str(name), new_items, folder_of(name)
         self.model, self.tokenizer = load_run(self.folder)
         hub_model = None if self.folder == Path(name) else self.name
         # What the record of the run says of its start. Of a path it keeps the last part.
@@ -153,8 +153,19 @@ def noted(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"new_items": f"{len(vectors)} vectors of size {vectors.shape[1]} ({checksum:08x})"}
 
 
-def _folder_of(name: str | Path) -> Path:
-    """The folder itself, or that of the Hub's cache."""
+def folder_of(name: str | Path) -> Path:
+    r"""
+    The folder of a model.
+
+    Args:
+        name (`str` or `Path`): A folder, or a name on the Hub.
+
+    Returns:
+        `Path`: the folder itself, or that of the Hub's cache.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
     folder = Path(name)
     if folder.is_dir() or folder.with_name(folder.name + ".partial").is_dir():
         return folder

@@ -16,6 +16,7 @@ import transformers
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from .cpu_attention import choose_attention
+from .distillation import TeacherOptions
 from .evaluation import TrainerRanking
 from .fine_tuning import StartOptions
 from .interactions import InteractionData, InteractionOptions
@@ -23,6 +24,7 @@ from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .process_memory import ReturnFreeMemory
 from .recipes import AUTO, RECIPES, recipe_for
+from .run_arguments import training_arguments
 from .sequences import EvaluationSequences, TrainingSequences
 from .training import (
     HUB_ARGUMENTS,
@@ -32,7 +34,6 @@ from .training import (
     config_of,
     option_fields,
     sorted_options,
-    training_arguments,
 )
 
 # A trial starts anew from prepared data with the whole softmax, is ranked after each epoch, ends early only when pruned,
@@ -44,7 +45,8 @@ SETTLED = {
     "save_strategy": "no",
     "load_best_model_at_end": False,
 }
-ELSEWHERE = {*option_fields()[StartOptions], *option_fields()[InteractionOptions], *HUB_ARGUMENTS}
+ELSEWHERE = {name for owner in (StartOptions, TeacherOptions, InteractionOptions) for name in option_fields()[owner]}
+ELSEWHERE |= HUB_ARGUMENTS
 # The data set is made once for all trials; a median over trials is one at the same step.
 SHARED = {"recipe", "seed", "window", "max_position_embeddings", "num_train_epochs", "max_steps"}
 SHARED |= {"per_device_train_batch_size", "gradient_accumulation_steps"}

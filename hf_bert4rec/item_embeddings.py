@@ -6,11 +6,14 @@ that of Kang & McAuley's SASRec, by BART's embedding.
 *Differences:* no segment embeddings.
 """
 
+import copy
+
 import torch
 from torch import nn
 from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 
 from .configuration_bert4rec import Bert4RecConfig
+from .sharded_items import is_sharded
 
 
 class Bert4RecEmbeddings(nn.Module):
@@ -19,10 +22,12 @@ class Bert4RecEmbeddings(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
         sizes = (config.vocab_size, config.hidden_size, config.pad_token_id)
+        # The item embeddings of an ensemble are divided by the number of members, so that what they score is a mean.
+        scale = float(config.num_members)
+        if config.scale_embedding:
+            scale *= (config.hidden_size / config.num_members) ** 0.5
         self.word_embeddings = (
-            BartScaledWordEmbedding(*sizes, embed_scale=config.hidden_size**0.5)
-            if config.scale_embedding
-            else nn.Embedding(*sizes)
+            nn.Embedding(*sizes) if scale == 1 else BartScaledWordEmbedding(*sizes, embed_scale=scale)
         )
         self.position_embeddings = None
         if config.backbone == "bert":
@@ -47,3 +52,16 @@ class Bert4RecEmbeddings(nn.Module):
             # The blocks' sums too: casts between them and the products would take a fifteenth of a step.
             states = states.to(torch.get_autocast_dtype("cpu"))
         return self.dropout(states)
+
+
+def beside_gradient_of_all(embedding: nn.Module, head: nn.Module) -> nn.Module:
+    """
+    The item embedding for a step whose loss gives the head's weight a gradient of all rows: where the two share it, the
+    embedding's own gradient holds the rows that it read.
+    """
+    if not isinstance(embedding, nn.Embedding) or head.weight is not embedding.weight or is_sharded(embedding.weight):
+        return embedding
+    # Rows are added to a copy of the other gradient, which takes less time; in half precision they would lose digits there.
+    embedding = copy.copy(embedding)
+    embedding.sparse = embedding.weight.dtype in (torch.float32, torch.float64) and not embedding.scale_grad_by_freq
+    return embedding

@@ -15,7 +15,9 @@ from transformers.models.bert.modeling_bert import BertPredictionHeadTransform
 
 from .configuration_bert4rec import Bert4RecConfig
 from .losses import catalogue_cross_entropy
+from .member_norm import normalise_by_member
 from .sampled_losses import sampled_loss, starting_bias
+from .soft_targets import SoftTargets, label_over_expected
 
 
 class Bert4RecPredictionHead(nn.Module):
@@ -28,6 +30,7 @@ class Bert4RecPredictionHead(nn.Module):
             self.transform = BertPredictionHeadTransform(config)
             if not config.head_layer_norm:
                 self.transform.LayerNorm = nn.Identity()
+            normalise_by_member(self, config.num_members)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
         # The decoder's own bias, by the name that it has in BERT's checkpoints.
         self.bias = nn.Parameter(torch.zeros(config.vocab_size)) if config.tie_word_embeddings else None
@@ -56,7 +59,11 @@ class Bert4RecItemHead(nn.Module):
         return self.predictions(hidden_states)
 
     def loss(
-        self, vectors: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self,
+        vectors: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        teacher: SoftTargets | None = None,
     ) -> torch.Tensor:
         r"""
         The loss that `config.training_loss` names.
@@ -65,13 +72,18 @@ class Bert4RecItemHead(nn.Module):
             vectors (`torch.Tensor` of shape `(num_labels, hidden_size)`): What the head's transform gave.
             labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each item to predict; -100 is ignored.
             num_items_in_batch (`int`, *optional*): See [`losses.catalogue_cross_entropy`].
+            teacher ([`SoftTargets`], *optional*): For the same labels; of the softmax and the sampled one.
 
         Returns:
             `torch.Tensor` of shape `()`: nats.
         """
         decoder = self.predictions.decoder
         if self.config.training_loss == "softmax":
-            return catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
+            loss = catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
+            if teacher is None:
+                return loss
+            count = labels.ne(-100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            return loss + teacher.weight * label_over_expected(vectors, decoder, labels, teacher) / count
         # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
         generator = None if self.training else torch.Generator(labels.device).manual_seed(0)
         return sampled_loss(
@@ -82,4 +94,5 @@ class Bert4RecItemHead(nn.Module):
             num_items_in_batch=num_items_in_batch,
             sparse_gradients=self.sparse_gradients,
             generator=generator,
+            teacher=teacher,
         )

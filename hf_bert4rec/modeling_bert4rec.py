@@ -8,7 +8,6 @@ BERT4Rec on Transformers' own BERT encoder: item and position embeddings, Transf
 are asked for by `logits_to_keep`, are projected on the catalogue, and the last block works on them alone.
 """
 
-import copy
 from typing import Any, cast
 
 import torch
@@ -31,12 +30,12 @@ from .cpu_attention import CPU_BF16
 from .dropout import draw_dropout_from_bits
 from .encoders import build_encoder, key_biases, position_inputs, start_values_as_identity
 from .event_window import event_positions, is_padded_on_the_right, kept_mask, next_labels, previous_events, read_events
-from .item_embeddings import Bert4RecEmbeddings
+from .item_embeddings import Bert4RecEmbeddings, beside_gradient_of_all
 from .item_head import Bert4RecItemHead
+from .member_norm import normalise_by_member
 from .packed_rows import can_be_packed, packed_states
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
-from .sharded_items import is_sharded
 
 
 class Bert4RecPreTrainedModel(PreTrainedModel):
@@ -90,6 +89,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         if config.value_initializer == "identity":
             start_values_as_identity(self.encoder)
         draw_dropout_from_bits(self)
+        normalise_by_member(self, config.num_members)
         self.post_init()
         self.train(self.training)
 
@@ -179,10 +179,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 return None
             return create_causal_mask(self.config, hidden_states, attention_mask, past_key_values=None)
         if is_padding_mask and is_plain:
-            # All rows of a padding mask are equal: one is enough, and none where there is no padding.
-            return (
-                None if attention_mask.all() else attention_mask[:, None, None].to(torch.bool)
-            )  # (batch, 1, 1, length)
+            # All rows of a padding mask are equal: one is enough, (batch, 1, 1, length), and none where there is no padding.
+            return None if attention_mask.all() else attention_mask[:, None, None].to(torch.bool)
         return create_bidirectional_mask(self.config, hidden_states, attention_mask)
 
     def _can_skip_positions(self, attention_mask: torch.Tensor | None, kwargs: dict) -> bool:
@@ -217,6 +215,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         "cls.predictions.decoder.weight": "bert4rec.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     }
+    teacher: Any = None  # a `distillation.Teacher`, heard while training
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__(config)
@@ -274,7 +273,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         encoder_inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         encoder_inputs.update(position_ids=position_ids, inputs_embeds=inputs_embeds)
         if labels is not None and self.training:
-            return self._training_step(encoder_inputs, labels, causal_rows, num_items_in_batch, kwargs)
+            outputs, loss = self._training_loss(encoder_inputs, labels, causal_rows, num_items_in_batch, kwargs)
+            return MaskedLMOutput(loss, None, outputs.hidden_states, outputs.attentions)
         wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) else None
         if wanted is not None and (wanted.dtype != torch.bool or wanted.ndim != 2):
             wanted = None  # indices, not a mask of positions
@@ -292,7 +292,9 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _encode(self, positions: torch.Tensor | None, has_loss: bool = False, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
-            embed = self._embedding_beside_the_loss() if has_loss else self.get_input_embeddings()
+            embed = self.get_input_embeddings()
+            if has_loss and self.config.training_loss == "softmax":
+                embed = beside_gradient_of_all(embed, self.get_output_embeddings())
             if type(self.bert4rec) is Bert4RecModel and can_be_packed(self.bert4rec, positions, **inputs):
                 return BaseModelOutput(), packed_states(self.bert4rec, embed, positions, **inputs)
             return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)
@@ -333,8 +335,14 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         index = needed.flatten().cumsum(0).view_as(needed) - 1
         return outputs, [hidden_states[index[rows, columns]] for rows, columns in places]
 
-    def _training_step(self, inputs, labels, causal_rows, num_items_in_batch, kwargs) -> MaskedLMOutput:
-        """The loss at the labelled positions and nothing else."""
+    def _training_loss(self, inputs, labels, causal_rows, num_items_in_batch, kwargs):
+        """The encoder's output, and the loss at the labelled positions and nothing else."""
+        outputs, vectors, chosen = self.labelled_vectors(inputs, labels, causal_rows, **kwargs)
+        teacher = None if self.teacher is None else self.teacher.soft_targets(inputs, labels, causal_rows)
+        return outputs, self.cls.loss(vectors, chosen, num_items_in_batch, teacher)
+
+    def labelled_vectors(self, inputs, labels, causal_rows, **kwargs):
+        """While training: the encoder's output, the vectors that score the labels, `(num_labels, hidden)`, and the labels."""
         kwargs["has_loss"] = True
         if causal_rows is None:
             # A compiler needs shapes that do not depend on how many items are hidden.
@@ -343,9 +351,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             chosen = labels.flatten() if positions is None else labels[positions]
         else:
             outputs, hidden_states, chosen = self._both_objectives(inputs, labels, causal_rows, kwargs)
-        vectors = self.cls.predictions.transform(hidden_states.flatten(0, -2))
-        loss = self.cls.loss(vectors, chosen, num_items_in_batch)
-        return MaskedLMOutput(loss, None, outputs.hidden_states, outputs.attentions)
+        return outputs, self.cls.predictions.transform(hidden_states.flatten(0, -2)), chosen
 
     def _both_objectives(self, inputs, labels, causal_rows, kwargs):
         """Hidden states and their labels: of the rows that see both sides, then of the causal ones."""
@@ -361,19 +367,6 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             states.append(found)
             chosen.append(targets[positions])
         return outputs, torch.cat(states), torch.cat(chosen)
-
-    def _embedding_beside_the_loss(self) -> nn.Module:
-        """The item embedding; where the loss gives the same weights a gradient of all rows, its own holds those that it read."""
-        embedding = self.get_input_embeddings()
-        is_tied = isinstance(embedding, nn.Embedding) and self.get_output_embeddings().weight is embedding.weight
-        if not is_tied or self.config.training_loss != "softmax" or is_sharded(embedding.weight):
-            return embedding
-        # Rows are added to a copy of the other gradient, which takes less time; in half precision they would lose digits there.
-        embedding = copy.copy(embedding)
-        embedding.sparse = (
-            embedding.weight.dtype in (torch.float32, torch.float64) and not embedding.scale_grad_by_freq
-        )
-        return embedding
 
     def user_vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         r"""

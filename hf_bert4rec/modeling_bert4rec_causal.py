@@ -79,7 +79,8 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
         if targets is None and labels is not None:
             targets = next_labels(labels, is_event)
         if targets is not None and self.training:
-            return self._causal_step(inputs, targets, num_items_in_batch, kwargs)
+            outputs, loss = self._training_loss(inputs, targets, None, num_items_in_batch, kwargs)
+            return CausalLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
         wanted = logits_to_keep if isinstance(logits_to_keep, torch.Tensor) and logits_to_keep.ndim == 2 else None
         asked = [(wanted, self._predicting_columns(is_event, input_ids))]
         if targets is not None:
@@ -97,13 +98,11 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def _causal_step(self, inputs, targets, num_items_in_batch, kwargs) -> CausalLMOutput:
-        """The loss at the events that have a label, and nothing else."""
-        positions = targets.ne(-100)
+    def labelled_vectors(self, inputs, labels, causal_rows, **kwargs):
+        """As of [`Bert4RecForMaskedLM`]; `labels` are those of the next items."""
+        positions = labels.ne(-100)
         outputs, hidden_states = self._encode(positions, prunes=False, **inputs, **kwargs, is_causal=True)
-        vectors = self.cls.predictions.transform(hidden_states)
-        loss = self.cls.loss(vectors, targets[positions], num_items_in_batch)
-        return CausalLMOutput(loss=loss, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
+        return outputs, self.cls.predictions.transform(hidden_states), labels[positions]
 
     def _predicting_columns(self, is_event: torch.Tensor, input_ids: torch.Tensor | None) -> torch.Tensor:
         """The column whose output predicts each position: the one before a [MASK], else its own."""

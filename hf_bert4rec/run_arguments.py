@@ -1,14 +1,16 @@
 """
-What `TrainingArguments` takes without a word and no run can go through with: said before the work begins.
+The `TrainingArguments` of a run, and what they take without a word and no run can go through with: said before the work begins.
 
 *Source:* none; `Trainer` finds these at its first step or evaluation, by a division by zero or a missing key.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import ParallelismConfig
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -16,6 +18,14 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from .evaluation import CUTOFFS
 from .metrics import ranking_metrics
 
+# What no recipe changes.
+RUN_DEFAULTS = {
+    "per_device_eval_batch_size": 256,
+    "metric_for_best_model": "ndcg@10",
+    "save_total_limit": 1,
+    "restore_callback_states_from_checkpoint": True,
+    "ddp_find_unused_parameters": False,
+}
 # What the run's parts rely on; an option that breaks it is refused.
 FIXED_ARGUMENTS = {
     "train_sampling_strategy": "sequential",
@@ -31,25 +41,26 @@ AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "grad
 ABOVE_0 = ("eval_steps", "save_steps", "logging_steps")
 
 
-def check_accelerate(options: dict[str, Any]):
+def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
     r"""
-    Refuse settings of Accelerate that `TrainingArguments` itself fails over, or takes and the run fails over.
+    `TrainingArguments` of a run on this machine.
 
     Args:
-        options (`dict`): Fields of `TrainingArguments` that were given.
+        overrides (`dict`): Fields of a recipe and of the user.
+        partial (`Path`): Folder of the unfinished run.
+
+    Returns:
+        `TrainingArguments`
 
     Raises:
         ValueError: If `accelerator_config` has a key that Accelerate has not, or `parallelism_config` is no
             `accelerate.ParallelismConfig`.
     """
-    given, known = options.get("accelerator_config"), AcceleratorConfig().to_dict()
-    if isinstance(given, dict) and (unknown := given.keys() - known):
-        raise ValueError(f"accelerator_config has {', '.join(sorted(unknown))}; it can have {', '.join(known)}.")
-    given = options.get("parallelism_config")
-    if given is not None and not isinstance(given, ParallelismConfig):
-        raise ValueError(
-            f"parallelism_config is {given!r}, not an accelerate.ParallelismConfig; give one in Python, train(...)."
-        )
+    _check_accelerate(overrides)
+    has_accelerator = torch.accelerator.is_available()
+    # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
+    machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
+    return TrainingArguments(str(partial), **RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides)
 
 
 def check_arguments(arguments: TrainingArguments):
@@ -74,3 +85,15 @@ def check_arguments(arguments: TrainingArguments):
     metric = arguments.metric_for_best_model
     if metric is not None and metric.removeprefix("eval_") not in known:
         raise ValueError(f"metric_for_best_model is {metric!r}; choose one of {', '.join(known)}.")
+
+
+def _check_accelerate(options: dict[str, Any]):
+    """Refuse settings of Accelerate that `TrainingArguments` itself fails over, or takes and the run fails over."""
+    given, known = options.get("accelerator_config"), AcceleratorConfig().to_dict()
+    if isinstance(given, dict) and (unknown := given.keys() - known):
+        raise ValueError(f"accelerator_config has {', '.join(sorted(unknown))}; it can have {', '.join(known)}.")
+    given = options.get("parallelism_config")
+    if given is not None and not isinstance(given, ParallelismConfig):
+        raise ValueError(
+            f"parallelism_config is {given!r}, not an accelerate.ParallelismConfig; give one in Python, train(...)."
+        )

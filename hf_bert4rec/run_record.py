@@ -161,7 +161,7 @@ def _without_folders(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _without_folder(options: dict[str, Any]) -> dict[str, Any]:
     """Options with the names of files instead of their paths; the name of a model on the Hub is no path."""
-    files = [name for name in ("items_file", "model", "new_items") if options.get(name) is not None]
+    files = [name for name in ("items_file", "model", "new_items", "teacher") if options.get(name) is not None]
     is_path = {name: name == "items_file" or Path(options[name]).exists() for name in files}
     return options | {name: Path(options[name]).name for name in files if is_path[name]}
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .sharded_items import is_sharded, sharded_rows
+from .soft_targets import SoftTargets
 
 
 def draw_negatives(
@@ -133,10 +134,14 @@ def sampled_softmax(target_scores: torch.Tensor, negative_scores: torch.Tensor, 
         >>> round(loss.exp().item(), 3)  # 1 + 10 * 99 / 10
         100.0
     """
+    return _corrected(target_scores, negative_scores, num_items).logsumexp(1) - target_scores
+
+
+def _corrected(target_scores: torch.Tensor, negative_scores: torch.Tensor, num_items: int) -> torch.Tensor:
+    """Scores of label and negatives, `(num_labels, 1 + num_negatives)`, whose softmax stands for that of the whole catalogue."""
     # A draw's expected count is num_negatives / num_items; its logarithm is the log-Q that is taken off.
     corrected = negative_scores + math.log(num_items / negative_scores.shape[1])
-    scores = torch.cat([target_scores[:, None], corrected], 1)  # (num_labels, 1 + num_negatives)
-    return scores.logsumexp(1) - target_scores
+    return torch.cat([target_scores[:, None], corrected], 1)
 
 
 def binary_cross_entropy(target_scores: torch.Tensor, negative_scores: torch.Tensor) -> torch.Tensor:
@@ -185,6 +190,22 @@ def generalised_binary_cross_entropy(
     return (beta * positive + negative.sum(1)) / (num_negatives + 1)
 
 
+def _label_over_expected(
+    scores: tuple[torch.Tensor, torch.Tensor],
+    labels: torch.Tensor,
+    negatives: torch.Tensor,
+    num_items: int,
+    teacher: SoftTargets,
+) -> torch.Tensor:
+    """[`soft_targets.label_over_expected`] of each label among itself and the negatives, `(num_labels,)`."""
+    with torch.no_grad():
+        of_teacher = sampled_scores(teacher.vectors, teacher.decoder, labels, negatives)
+        shares = _corrected(*of_teacher, num_items).softmax(1)
+    # A negative that is the label has no share and a score of -inf.
+    own = _corrected(*scores, num_items).masked_fill(shares == 0, 0)
+    return scores[0] - (own * shares).sum(1)
+
+
 def _label_weight(num_negatives: int, num_items: int, t: float) -> float:
     """gBCE's beta."""
     sampling_rate = min(1.0, num_negatives / max(num_items - 1, 1))
@@ -200,6 +221,7 @@ def sampled_loss(
     num_items_in_batch: torch.Tensor | int | None = None,
     sparse_gradients: tuple[bool, bool] = (False, False),
     generator: torch.Generator | None = None,
+    teacher: SoftTargets | None = None,
 ) -> torch.Tensor:
     r"""
     The sampled loss that `config.training_loss` names, over freshly drawn negatives.
@@ -213,6 +235,7 @@ def sampled_loss(
             Number of labels the sum is divided by, as in [`catalogue_cross_entropy`]. `None`: those given here.
         sparse_gradients (`tuple[bool, bool]`, *optional*): See [`sampled_scores`].
         generator (`torch.Generator`, *optional*): Draws the negatives; by default torch's own.
+        teacher ([`SoftTargets`], *optional*): For the same labels; of `"sampled_softmax"` alone.
 
     Returns:
         `torch.Tensor` of shape `()`: the mean in nats; 0 where nothing is labelled.
@@ -226,6 +249,8 @@ def sampled_loss(
     num_items = config.vocab_size - FIRST_ITEM_TOKEN
     if config.training_loss == "sampled_softmax":
         losses = sampled_softmax(*scores, num_items)
+        if teacher is not None:
+            losses = losses + teacher.weight * _label_over_expected(scores, labels, negatives, num_items, teacher)
     elif config.training_loss == "gbce":
         losses = generalised_binary_cross_entropy(*scores, num_items, config.gbce_t)
     else:

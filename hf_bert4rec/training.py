@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -26,6 +25,7 @@ from .catalogue import tokenizer_of
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .cpu_attention import choose_attention
 from .data_collator import DataCollatorForCloze
+from .distillation import Teacher, TeacherOptions, teacher_of
 from .energy import measure_energy
 from .evaluation import TrainerRanking
 from .fine_tuning import StartModel, StartOptions, noted, start_of
@@ -38,21 +38,13 @@ from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
-from .run_arguments import FIXED_ARGUMENTS, check_accelerate, check_arguments
+from .run_arguments import FIXED_ARGUMENTS, check_arguments, training_arguments
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
 
 logger = logging.getLogger(__name__)
 
-# What no recipe changes.
-RUN_DEFAULTS = {
-    "per_device_eval_batch_size": 256,
-    "metric_for_best_model": "ndcg@10",
-    "save_total_limit": 1,
-    "restore_callback_states_from_checkpoint": True,
-    "ddp_find_unused_parameters": False,
-}
 # Answered here: a run goes to the Hub when it is whole, where `Trainer` would send its unfinished folder.
 HUB_ARGUMENTS = {
     *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token"),
@@ -105,12 +97,19 @@ class SequenceOptions:
 
 
 def option_fields() -> dict[type, dict[str, dataclasses.Field]]:
-    """Every option of a run by the dataclass that declares it: model, start, sequences, data and `TrainingArguments`."""
+    """Every option of a run by the dataclass that declares it."""
     hidden = {"vocab_size", "pad_token_id", "mask_token_id", "unk_token_id"}
     hidden |= {"use_cache", "add_cross_attention", "output_dir"}
     model = {name for name in Bert4RecConfig.__annotations__ if name not in hidden}
     declared = {}
-    for owner in (Bert4RecConfig, StartOptions, SequenceOptions, InteractionOptions, TrainingArguments):
+    for owner in (
+        Bert4RecConfig,
+        StartOptions,
+        TeacherOptions,
+        SequenceOptions,
+        InteractionOptions,
+        TrainingArguments,
+    ):
         names = model if owner is Bert4RecConfig else {f.name for f in dataclasses.fields(owner) if f.init} - hidden
         declared[owner] = {f.name: f for f in dataclasses.fields(owner) if f.name in names}
     return declared
@@ -133,15 +132,15 @@ def train(
             Prepared data, its folder, or a log that [`prepare`] reads; a log is prepared into `output_dir + ".data"`.
         output_dir (`str` or `Path`): Folder of the run; must not exist.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace `output_dir`.
-        options: Fields of [`Bert4RecConfig`], `TrainingArguments`, [`SequenceOptions`], [`fine_tuning.StartOptions`] and,
-            for a log, [`InteractionOptions`].
+        options: Fields of [`Bert4RecConfig`], `TrainingArguments`, [`SequenceOptions`], [`fine_tuning.StartOptions`],
+            [`distillation.TeacherOptions`] and, for a log, [`InteractionOptions`].
 
     Returns:
         `Path`: the folder, which `from_pretrained` loads.
 
     Raises:
-        ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued, or
-            if the partial run has other options.
+        ValueError: If an option is unknown, has a value that cannot be used or contradicts the model that is continued or
+            the teacher, or if the partial run has other options.
         FileExistsError: If `output_dir` exists, or if it is to be replaced and holds what it reads or other folders.
         OSError: If the Hub cannot be reached or refuses; where training is over then, the run is whole.
     """
@@ -150,7 +149,8 @@ def train(
     partial = output_dir.with_name(output_dir.name + ".partial")
     start = start_of(options)
     chosen = sorted_options(options, start)
-    check_output(output_dir, overwrite, (data, options.get("new_items")))
+    teacher = teacher_of(chosen[TeacherOptions])
+    check_output(output_dir, overwrite, (data, options.get("new_items"), options.get("teacher")))
     arguments = training_arguments(chosen[TrainingArguments], partial)
     check_arguments(arguments), check_reporters(arguments)
     config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared
@@ -161,7 +161,7 @@ def train(
     if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
         chosen = sorted_options(options | {"recipe": recipe_for(data)}, start)
         arguments = training_arguments(chosen[TrainingArguments], partial)
-    run, recorded = _Run(data, chosen, arguments, start), noted(options)
+    run, recorded = _Run(data, chosen, arguments, start, teacher), noted(options)
     with arguments.main_process_first():
         begin(partial, recorded, data, overwrite)
     run.train(partial)
@@ -225,15 +225,6 @@ def sorted_options(options: dict[str, Any], start: StartModel | None = None) -> 
     return chosen
 
 
-def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
-    """`TrainingArguments` of a run on this machine."""
-    check_accelerate(overrides)
-    has_accelerator = torch.accelerator.is_available()
-    # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
-    machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
-    return TrainingArguments(str(partial), **RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides)
-
-
 def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: bool) -> InteractionData:
     """The prepared data, whatever was given."""
     if isinstance(data, InteractionData):
@@ -280,10 +271,13 @@ class _Run:
         chosen: dict[type, dict[str, Any]],
         arguments: TrainingArguments,
         start: StartModel | None,
+        teacher: Teacher | None,
     ):
-        self.data, self.arguments, self.start = data, arguments, start
+        self.data, self.arguments, self.start, self.teacher = data, arguments, start, teacher
         self.options = SequenceOptions(**chosen[SequenceOptions])
         self.config = config_of(chosen, data.num_items)
+        if teacher is not None:
+            teacher.check(self.config, self.options.causal_probability, data)
         # A model of both objectives is read as validation says, unless the user says how.
         self.chooses_reading = self.config.reading == "both" and "reading" not in chosen[Bert4RecConfig]
         self.readings: dict[str, float] = {}
@@ -360,6 +354,8 @@ class _Run:
         if self.start is not None:
             self.start.continue_as(model, self.data)
         choose_attention(model, self.arguments)
+        if self.teacher is not None:
+            self.teacher.teach(model)
         self.trainer = self._trainer(model)
         self.clock.meter = measure_energy(self.trainer)
         self.trainer.train(resume_from_checkpoint=checkpoint)
@@ -386,6 +382,8 @@ class _Run:
         record["readings"] = self.readings
         if self.start is not None:
             record["start"] = self.start.facts
+        if self.teacher is not None:
+            record["teacher"] = self.teacher.facts
         (partial / RUN_FILE).write_text(json.dumps(record, indent=2, default=str))
         # The vocabulary of ten million items takes gigabytes, and so does the optimiser: one after the other.
         self.trainer.optimizer = self.trainer.lr_scheduler = None

@@ -18,7 +18,7 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 # A module imports from lower levels only. A new module gets its level here.
 LEVELS = (
     {"token_pairs", "sharded_items", "cpu_parallelism", "ranking_metric", "product_sizes", "item_ids"}
-    | {"block_parts"},
+    | {"block_parts", "member_norm", "soft_targets"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
     | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
     | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index", "token_gate", "web_lists"},
@@ -32,8 +32,9 @@ LEVELS = (
     {"exported_scorer", "export_check"},
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "run_arguments", "answer_files"},
-    {"run_record", "publishing", "convert", "serving_requests", "fine_tuning"},
-    {"training", "serving", "web", "comparison", "card_facts"},
+    {"run_record", "publishing", "convert", "serving_requests", "fine_tuning", "comparison", "card_facts"},
+    {"distillation", "ensemble", "serving", "web"},
+    {"training"},
     {"model_card", "space", "hyperparameter_search"},
     {"__init__"},
     {"command_options", "demo"},

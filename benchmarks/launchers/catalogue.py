@@ -23,7 +23,8 @@ from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
 from hf_bert4rec.evaluation import TrainerRanking
 from hf_bert4rec.recipes import RECIPES
 from hf_bert4rec.rowwise_adam import rowwise_adamw
-from hf_bert4rec.training import FIXED_ARGUMENTS, RUN_DEFAULTS, SCORES_AT_ONCE, option_fields
+from hf_bert4rec.run_arguments import FIXED_ARGUMENTS, RUN_DEFAULTS
+from hf_bert4rec.training import SCORES_AT_ONCE, option_fields
 
 from .. import task as sizes
 from ..histories import Histories

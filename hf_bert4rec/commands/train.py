@@ -11,10 +11,12 @@ from transformers import TrainingArguments
 
 from ..command_options import COMMON_ARGUMENTS, HelpAll, add_options
 from ..configuration_bert4rec import Bert4RecConfig
+from ..distillation import TeacherOptions
 from ..fine_tuning import StartOptions
 from ..interactions import InteractionOptions
 from ..recipes import RECIPES
-from ..training import RUN_DEFAULTS, SequenceOptions, option_fields, train
+from ..run_arguments import RUN_DEFAULTS
+from ..training import SequenceOptions, option_fields, train
 
 USAGE = "LOG_OR_DATA --output_dir RUN"
 HELP = "Train on a log or on prepared data."
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     fields = option_fields()
     add_options(parser, Bert4RecConfig, fields[Bert4RecConfig], title="model", defaults=RECIPES["default"])
     add_options(parser, StartOptions, fields[StartOptions], title="start")
+    add_options(parser, TeacherOptions, fields[TeacherOptions], title="teacher")
     add_options(parser, SequenceOptions, fields[SequenceOptions], title="sequences", defaults=RECIPES["default"])
     add_options(
         parser,
@@ -54,6 +57,8 @@ def run(data: str, output_dir: str, overwrite: bool, **options: Any):
         start = record["start"]
         amounts = {words: start[f"num_{words}_items"] for words in ("known", "new", "retired")}
         print(f"Items of {start['model']}: " + ", ".join(f"{number:,} {words}" for words, number in amounts.items()))
+    if "teacher" in record:
+        print(f"Teacher was {record['teacher']['model']}")
     if record["readings"]:
         reading = json.loads((folder / "config.json").read_text())["reading"]
         found = ", ".join(f"{name} {value:.4f}" for name, value in record["readings"].items())

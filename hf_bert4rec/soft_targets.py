@@ -1,0 +1,101 @@
+"""
+What a teacher adds to the loss: cross-entropy against its probabilities of all items instead of against the label alone.
+
+*Source:* Hinton, Vinyals & Dean, "Distilling the Knowledge in a Neural Network" (2015), at temperature 1.
+
+*Differences:* of the loss (1 - w) CE(label) + w CE(teacher) only the difference to CE(label) is computed here, w (score of the
+label - mean score under the teacher's probabilities): whatever computes CE(label) is left as it is.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+# Scores that exist at once, 64 MiB of them.
+SCORES_AT_ONCE = 1 << 24
+
+
+class SoftTargets(NamedTuple):
+    r"""
+    A teacher's view of the labels of a batch.
+
+    Args:
+        vectors (`torch.Tensor` of shape `(num_labels, teacher_size)`): What the teacher's head's transform gave, no gradient.
+        decoder (`nn.Linear`): The teacher's item embeddings as its weight, and the items' bias.
+        weight (`float`): Its share of the loss, from 0 to 1.
+    """
+
+    vectors: torch.Tensor
+    decoder: nn.Linear
+    weight: float
+
+
+def label_over_expected(
+    hidden_states: torch.Tensor, decoder: nn.Linear, labels: torch.Tensor, teacher: SoftTargets
+) -> torch.Tensor:
+    r"""
+    How much higher the labels score than items do on average under a teacher's probabilities over the whole catalogue, summed.
+
+    Args:
+        hidden_states (`torch.Tensor` of shape `(num_labels, hidden_size)`): One vector per hidden item.
+        decoder (`nn.Linear`): The item embedding as its weight, and the items' bias.
+        labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each hidden item; -100 is ignored.
+        teacher ([`SoftTargets`]): For the same labels.
+
+    Returns:
+        `torch.Tensor` of shape `()`: nats.
+
+    Example:
+        >>> teacher, decoder = nn.Linear(4, 8), nn.Linear(2, 8)
+        >>> with torch.no_grad():
+        ...     _ = decoder.weight.zero_(), decoder.bias.copy_(torch.arange(8.0)), teacher.weight.zero_(), teacher.bias.zero_()
+        >>> targets = SoftTargets(torch.zeros(1, 4), teacher, 0.5)
+        >>> round(label_over_expected(torch.zeros(1, 2), decoder, torch.tensor([5]), targets).item(), 3)  # 5 - 3.5
+        1.5
+    """
+    bias = torch.zeros(decoder.out_features, device=decoder.weight.device) if decoder.bias is None else decoder.bias
+    return _LabelOverExpected.apply(hidden_states, decoder.weight, bias, labels, teacher)
+
+
+class _LabelOverExpected(torch.autograd.Function):
+    """Linear in states and items each, so that the gradients are at hand where the value is."""
+
+    @staticmethod
+    def forward(ctx, hidden_states, items, bias, labels, teacher):
+        ctx.dtypes = hidden_states.dtype, items.dtype, bias.dtype
+        dtype = torch.promote_types(items.dtype, torch.float32)
+        states, items, bias = (given.to(dtype) for given in (hidden_states, items, bias))
+        with torch.autocast(states.device.type, enabled=False):
+            value, *ctx.gradients = _value_and_gradients(states, items, bias, labels, teacher)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        pairs = zip(ctx.gradients, ctx.dtypes, strict=True)
+        return *((found * gradient).to(dtype) for found, dtype in pairs), None, None
+
+
+def _value_and_gradients(states, items, bias, labels, teacher: SoftTargets) -> tuple[torch.Tensor, ...]:
+    """The sum, and its gradients by states, items and bias."""
+    value, of_states = states.new_zeros(()), torch.zeros_like(states)
+    of_items, of_bias = torch.zeros_like(items), torch.zeros_like(bias)
+    size = max(1, SCORES_AT_ONCE // len(items))
+    for rows in labels.ne(-100).nonzero()[:, 0].split(size):
+        block, label = states[rows], labels[rows]
+        shares = _teacher_scores(teacher, rows).softmax(1).to(items.dtype)  # (rows, vocab)
+        difference = items[label] - shares @ items  # (rows, hidden)
+        value += (block * difference).sum() + (bias[label] - shares @ bias).sum()
+        of_states[rows] = difference
+        of_items.addmm_(shares.T, block, alpha=-1).index_add_(0, label, block)
+        of_bias.sub_(shares.sum(0)).index_add_(0, label, torch.ones_like(label, dtype=bias.dtype))
+    return value, of_states, of_items, of_bias
+
+
+def _teacher_scores(teacher: SoftTargets, rows: torch.Tensor) -> torch.Tensor:
+    """The teacher's scores of all tokens for some labels, `(rows, vocab)`."""
+    weight, bias = teacher.decoder.weight, teacher.decoder.bias
+    scores = teacher.vectors[rows].to(weight.dtype) @ weight.T
+    return scores if bias is None else scores + bias
