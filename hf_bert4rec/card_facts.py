@@ -43,7 +43,7 @@ class CardFacts:
         config ([`Bert4RecConfig`]): The model's.
         example_items (`list`): Some item ids of its catalogue, the most popular ones.
         metrics (list of `dict`): Metrics files of these weights, one for each protocol and split.
-        other_seeds (list of `dict`): Metrics files of the same training with other seeds.
+        other_seeds (list of `dict`): Metrics files of the same training with other seeds; of an ensemble those of its members.
         missing (list of `str`): What the files do not say, in words.
     """
 
@@ -56,9 +56,14 @@ class CardFacts:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def seed(self) -> int:
-        """What weights, masks, windows and order were drawn with."""
-        return self.record["training_arguments"]["seed"]
+    def seeds(self) -> list[int]:
+        """What weights, masks, windows and order were drawn with; of an ensemble those of its members."""
+        return [member["seed"] for member in self.members] or [self.record["training_arguments"]["seed"]]
+
+    @property
+    def members(self) -> list[dict[str, Any]]:
+        """What the record of an ensemble says of its members; of any other run nothing."""
+        return self.record.get("members", [])
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -136,20 +141,22 @@ def _check_other_seed(facts: CardFacts, found: dict[str, Any], file: str | Path)
     run, record = found["run"], facts.record
     own = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
     differing = [name for name in own | run.get("options", {}) if own.get(name) != run.get("options", {}).get(name)]
-    if "seed" not in run or run["seed"] == facts.seed:
+    remedy = f"evaluate {facts.folder}, or give metrics of the same training with another seed"
+    if facts.members:
+        remedy = f"evaluate {facts.folder}, or give metrics of its members"
+        is_wrong = run["weights_hash"] not in [member["weights_hash"] for member in facts.members]
+        wrong = "of weights that are none of its members'" if is_wrong else None
+    elif "seed" not in run or run["seed"] in facts.seeds:
         wrong = f"of other weights with the seed {run.get('seed')}"
     elif found.get("data_hash") != record.get("data_hash"):
         wrong = "of another run on other data"
-    elif differing:
-        wrong = f"of a run with another {differing[0]}"
-    elif any((_kind(other), other["run"]["seed"]) == (_kind(found), run["seed"]) for other in facts.other_seeds):
-        wrong = f"of the seed {run['seed']} a second time"
     else:
-        return
-    raise ValueError(
-        f"{file} holds metrics {wrong}, not those of {facts.folder}; evaluate {facts.folder}, or give metrics of the same "
-        "training with another seed."
-    )
+        wrong = f"of a run with another {differing[0]}" if differing else None
+    seen = [other["run"]["seed"] for other in facts.other_seeds if _kind(other) == _kind(found)]
+    if wrong is None and run["seed"] in seen:
+        wrong = f"of the seed {run['seed']} a second time"
+    if wrong is not None:
+        raise ValueError(f"{file} holds metrics {wrong}, not those of {facts.folder}; {remedy}.")
 
 
 def _kind(metrics: dict[str, Any]) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .card_facts import CardFacts, machine_rows, machines, read_facts
 from .configuration_bert4rec import Bert4RecConfig
+from .distillation import TeacherOptions
 from .interactions.histories import report_text
 from .known_results import known_beside
 from .metrics_text import scorers_of
@@ -175,6 +176,7 @@ def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
         "dataset": _dataset(facts, options),
         "model": _model_name(facts),
         "config": facts.config,
+        "members": facts.members,
         "record": record,
         "model_id": options.model_id or facts.folder.resolve().name,
         "example_items": facts.example_items,
@@ -215,7 +217,9 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
             rows.append(["– lead over it, user by user", *(f"{low:+.4f} to {high:+.4f}" for low, high in leads)])
     kind = (found["protocol"], found["split"])
     same = [other for other in facts.other_seeds if (other["protocol"], other["split"]) == kind]
-    by_seed = {facts.seed: found["model"]} | {other["run"]["seed"]: other["model"] for other in same}
+    by_seed = {other["run"]["seed"]: other["model"] for other in same}
+    if not facts.members:
+        by_seed = {facts.seeds[0]: found["model"]} | by_seed
     seeds = [[str(seed), *(f"{metrics[name]:.4f}" for name in SEED_COLUMNS)] for seed, metrics in by_seed.items()]
     if len(by_seed) > 1:
         columns = [[metrics[name] for metrics in by_seed.values()] for name in SEED_COLUMNS]
@@ -308,7 +312,7 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     changed = [f"`{name}={value!r}`" for name, value in fields.items() if value != getattr(Bert4RecConfig, name)]
     rows = [
         ["recipe", _recipe(record)],
-        ["seed", str(facts.seed)],
+        ["seed", " and ".join(map(str, facts.seeds))],
         ["model", f"{size}, last {config.max_position_embeddings} events, loss `{config.training_loss}`"],
         *([["architecture", ", ".join(changed)]] if changed else []),
         ["samples", samples],
@@ -319,6 +323,9 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     if start := record.get("start"):
         amounts = ", ".join(f"{start[f'num_{kind}_items']:,} {kind}" for kind in ("known", "new", "retired"))
         rows.insert(0, ["continued from", f"{start['model']}; items: {amounts}"])
+    if teacher := record.get("teacher"):
+        weight = record["options"].get("teacher_weight", TeacherOptions.teacher_weight)
+        rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss"])
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         rows.append(["reading", f"{config.reading}, best on validation ({found})"])
@@ -372,6 +379,6 @@ def _limits(facts: CardFacts) -> list[str]:
             f"How well it does depends on popularity: Recall@10 is {rare[1]:.3f} for targets with {rare[0]} training events "
             f"and {common[1]:.3f} for those with {common[0]}."
         )
-    if not facts.other_seeds:
+    if len(facts.seeds) == 1 and not facts.other_seeds:
         limits.append("One seed was trained: how much another would differ is not known.")
     return limits

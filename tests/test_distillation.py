@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from hf_bert4rec import Teacher, prepare, train
+from hf_bert4rec import Teacher, evaluate_run, prepare, train, write_model_card
 from hf_bert4rec.cli import main
 from hf_bert4rec.run_folder import load_run, weights_hash
 
@@ -102,6 +102,9 @@ def test_the_record_names_the_teacher_and_the_command_repeats_the_run(data, teac
     assert "--teacher teacher " in found["commands"][1]
     assert str(teacher) not in json.dumps(found)
     assert "Teacher was teacher" in capsys.readouterr().out
+    (tmp_path / "metrics.json").write_text(json.dumps(evaluate_run(tmp_path / "run", data)))
+    card, *_ = write_model_card(tmp_path / "run", [tmp_path / "metrics.json"])
+    assert "| teacher | teacher, 50% of the loss |" in card.read_text()
 
 
 FLAGS = [word for name, value in QUICK.items() for word in (f"--{name}", str(value))]

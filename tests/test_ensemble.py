@@ -17,6 +17,7 @@ from hf_bert4rec import (
     evaluate_run,
     prepare,
     train,
+    write_model_card,
 )
 from hf_bert4rec.cli import main
 from hf_bert4rec.run_folder import load_run, weights_hash
@@ -191,3 +192,32 @@ def test_a_run_twice_is_refused_and_so_is_one_that_would_be_replaced(runs, tmp_p
         ensemble_runs([runs[0], runs[1], runs[0]], tmp_path / "made")
     with pytest.raises(FileExistsError, match="would be deleted"):
         ensemble_runs(runs, runs[0], overwrite=True)
+
+
+def test_its_card_shows_the_members_beside_it_and_takes_figures_of_no_others(data, runs, tmp_path):
+    ensemble, files = ensemble_runs(runs, tmp_path / "ensemble"), []
+    stranger = train(data, tmp_path / "run-3", seed=3, reading="causal", **QUICK)
+    for run in (ensemble, *runs, stranger):
+        files.append(tmp_path / f"{run.name}.json")
+        files[-1].write_text(json.dumps(evaluate_run(run, data)))
+    text = write_model_card(ensemble, files[:3])[0].read_text()
+    flowing = " ".join(text.split())
+    assert (
+        "with hidden size 32, an ensemble: 2 models trained with different seeds stand side by side in it" in flowing
+    )
+    assert "Its members alone:" in text
+    assert "The same training with other seeds" not in text
+    found = [json.loads(file.read_text())["model"] for file in files]
+    for seed, metrics in zip((1, 2), found[1:], strict=False):
+        assert f"| {seed} | {metrics['ndcg@10']:.4f} | {metrics['recall@10']:.4f} |" in text
+    mean = (found[1]["ndcg@10"] + found[2]["ndcg@10"]) / 2
+    assert f"| mean ± standard deviation | {mean:.4f} ±" in text
+    assert "| seed | 1 and 2 |" in text
+    assert "hf-bert4rec ensemble run-1 run-2 --output_dir ensemble" in text
+    assert "One seed was trained" not in text
+    with pytest.raises(
+        ValueError, match=r"run-3.json holds metrics of weights that are none of its members', .*of its members"
+    ):
+        write_model_card(ensemble, [files[0], files[3]])
+    with pytest.raises(ValueError, match="of the seed 1 a second time"):
+        write_model_card(ensemble, [files[0], files[1], files[1]])

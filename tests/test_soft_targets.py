@@ -1,6 +1,7 @@
 """The loss with a teacher: that of the definition, over the catalogue and over drawn items, with its gradients."""
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -18,7 +19,11 @@ WEIGHT = 0.3
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    return Bert4RecItemHead(Bert4RecConfig(vocab_size=VOCAB, hidden_size=HIDDEN)).double()
+    head = Bert4RecItemHead(Bert4RecConfig(vocab_size=VOCAB, hidden_size=HIDDEN)).double()
+    head.predictions.decoder.bias = head.predictions.bias
+    with torch.no_grad():
+        head.predictions.bias.normal_()
+    return head
 
 
 @pytest.fixture
@@ -52,13 +57,6 @@ def check_equal(head, vectors, found, expected):
         torch.testing.assert_close(own, naive)
 
 
-@pytest.fixture(autouse=True)
-def tied(head):
-    head.predictions.decoder.bias = head.predictions.bias
-    with torch.no_grad():
-        head.predictions.bias.normal_()
-
-
 def by_definition(scores, teacher_scores, labels):
     """(1 - w) cross-entropy with the label + w cross-entropy with the teacher's probabilities, of each label."""
     log_shares = scores.log_softmax(1)
@@ -68,12 +66,10 @@ def by_definition(scores, teacher_scores, labels):
 
 
 @pytest.mark.parametrize("scores_at_once", [1 << 24, 7 * VOCAB])
-def test_the_loss_over_the_catalogue_is_that_of_the_definition(
-    head, vectors, labels, teacher, scores_at_once, monkeypatch
-):
-    monkeypatch.setattr(soft_targets, "SCORES_AT_ONCE", scores_at_once)
+def test_the_loss_over_the_catalogue_is_that_of_the_definition(head, vectors, labels, teacher, scores_at_once):
     expected = by_definition(head.predictions.decoder(vectors), teacher.decoder(teacher.vectors), labels).mean()
-    check_equal(head, vectors, head.loss(vectors, labels, teacher=teacher), expected)
+    with mock.patch.object(soft_targets, "SCORES_AT_ONCE", scores_at_once):
+        check_equal(head, vectors, head.loss(vectors, labels, teacher=teacher), expected)
 
 
 def test_labels_to_ignore_are_ignored_and_the_sum_is_divided_by_all_labels_of_a_step(head, vectors, labels, teacher):
