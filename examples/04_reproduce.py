@@ -3,16 +3,17 @@ One row of the results table from its recipe in `examples/recipes`: prepare, tra
 
     python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
 
-Stopped, it goes on where it was when the same command is given again; what is finished is not made again.
+The same command given again goes on where it stopped. Models of a recipe's `teacher_seeds`, as an ensemble, teach the others.
 """
 
 import argparse
 import gzip
+import itertools
 import json
 import sys
 from pathlib import Path
 
-from hf_bert4rec import evaluate_run, load_data, prepare, train, write_model_card
+from hf_bert4rec import ensemble_runs, evaluate_run, load_data, prepare, train, write_model_card
 from hf_bert4rec.cpu_attention import has_bf16_products
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -33,14 +34,19 @@ def prepared(row: str, recipe: dict, arguments: argparse.Namespace):
     if not folder.exists():
         if not log.exists():
             sys.exit(f"{arguments.data_dir} has no {recipe['log']}; give --data_dir with the folder that holds it.")
-        if recipe.get("one_user_a_line"):
-            log = events_of(log, arguments.output_dir / f"{row}.csv")
-        prepare(log, folder, **recipe["prepare"])
+        is_by_user = recipe.get("one_user_a_line")
+        prepare(events_of(log, folder.with_suffix(".csv")) if is_by_user else log, folder, **recipe["prepare"])
     data = load_data(folder)
-    expected, found = recipe.get("data_hash"), data.content_hash()
-    if expected not in (None, found):
+    found = data.content_hash()
+    if (expected := recipe.get("data_hash", found)) != found:
         sys.exit(f"{folder} holds other data ({found[:12]}) than the recipe's ({expected[:12]}); get the same log.")
     return data
+
+
+def trained(start: Path, data, seeds: list[int], options: dict) -> list[Path]:
+    """A run for each seed, `START-SEED`; those that are there are not made again."""
+    runs = {seed: start.with_name(f"{start.name}-{seed}") for seed in seeds}
+    return [run if run.exists() else train(data, run, seed=seed, **options) for seed, run in runs.items()]
 
 
 def main():
@@ -56,24 +62,25 @@ def main():
         sys.exit(f"There is no recipe {file}; choose of {', '.join(sorted(path.stem for path in RECIPES.iterdir()))}.")
     row, recipe, cards = file.stem, json.loads(file.read_text()), arguments.cards_dir
     arguments.output_dir.mkdir(parents=True, exist_ok=True), cards.mkdir(parents=True, exist_ok=True)
-    data, runs, metrics = prepared(row, recipe, arguments), [], []
+    data, start, metrics = prepared(row, recipe, arguments), arguments.output_dir / row, []
     options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
-    for seed in arguments.seeds or recipe["seeds"]:
-        runs.append(arguments.output_dir / f"{row}-{seed}")
-        if not runs[-1].exists():
-            train(data, runs[-1], seed=seed, **options)
-        for protocol in recipe["protocols"]:
-            metrics.append(arguments.output_dir / f"{row}-{seed}-{protocol}.json")
-            if not metrics[-1].exists():
-                found = evaluate_run(runs[-1], data, protocol=protocol, with_coverage=protocol == "full-catalogue")
-                metrics[-1].write_text(json.dumps(found, indent=1))
-
+    if "teacher_seeds" in recipe:
+        teacher = start.with_name(f"{row}-teacher")
+        if not teacher.exists():
+            ensemble_runs(trained(start, data, recipe["teacher_seeds"], options), teacher)
+        options |= recipe["student"] | {"teacher": teacher}
+    runs = trained(start, data, arguments.seeds or recipe["seeds"], options)
+    for run, protocol in itertools.product(runs, recipe["protocols"]):
+        metrics.append(run.with_name(f"{run.name}-{protocol}.json"))
+        if not metrics[-1].exists():
+            found = evaluate_run(run, data, protocol=protocol, with_coverage=protocol == "full-catalogue")
+            metrics[-1].write_text(json.dumps(found, indent=1))
     command = f"python examples/04_reproduce.py {Path(arguments.row).name} --data_dir LOGS --output_dir RUNS"
     command += f" --seeds {' '.join(map(str, arguments.seeds))}" if arguments.seeds else ""
     print("Written", *write_model_card(runs[0], metrics, cards / f"{row}.md", command=command, **recipe["card"]))
-    facts = {"runs": [run / "run.json" for run in runs], "metrics": metrics}
-    found = {name: [json.loads(file.read_text()) for file in files] for name, files in facts.items()}
-    (cards / f"{row}.json").write_text(json.dumps({"command": command, "recipe": recipe} | found, indent=1) + "\n")
+    facts = {"command": command, "recipe": recipe, "metrics": [json.loads(file.read_text()) for file in metrics]}
+    facts["runs"] = [json.loads((run / "run.json").read_text()) for run in runs]
+    (cards / f"{row}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

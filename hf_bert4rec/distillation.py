@@ -73,6 +73,7 @@ class Teacher:
         is_local = self.folder == Path(name)
         # What the record of the run says of it. Of a path it keeps the last part.
         self.facts = {"model": self.folder.name if is_local else self.name, "weights_hash": weights_hash(self.folder)}
+        self.facts |= {kind: self.record[kind] for kind in ("wall_seconds", "cpu_seconds") if kind in self.record}
 
     def check(self, config: Bert4RecConfig, causal_probability: float, data: InteractionData):
         r"""

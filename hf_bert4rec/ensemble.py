@@ -80,7 +80,8 @@ def ensemble_runs(
     Args:
         runs (sequence of `str` or `Path`): Folders that [`train`] wrote, of the same data.
         output_dir (`str` or `Path`): The folder to write.
-        reading (`str`, *optional*): See [`ensemble_models`].
+        reading (`str`, *optional*):
+            See [`ensemble_models`]; by default that which was best on validation, on average over the runs.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace the folder.
 
     Returns:
@@ -102,7 +103,8 @@ def ensemble_runs(
         members = _members(runs, records)
         loaded = [load_run(run) for run in runs]
         _check_same_data(runs, [tokenizer for _, tokenizer in loaded], records)
-        ensemble = ensemble_models([model for model, _ in loaded], reading=reading)
+        models = [model for model, _ in loaded]
+        ensemble = ensemble_models(models, reading=_best_reading(records) if reading is None else reading)
         ensemble.save_pretrained(partial)
         loaded[0][1].save_pretrained(partial)
         record = _record(records, _command(runs, output_dir, reading)) | {"members": members}
@@ -149,6 +151,14 @@ def _side_by_side(name: str, weights: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(weights)
     parts = zip(*(weight.chunk(STACKED.get(layer, 1)) for weight in weights), strict=True)
     return torch.cat([torch.block_diag(*of_members) for of_members in parts])
+
+
+def _best_reading(records: list[dict[str, Any]]) -> str | None:
+    """The reading of the best average on validation; `None` where a run did not choose one."""
+    found = [record.get("readings") or {} for record in records]
+    means = {name: sum(each[name] for each in found) for name in found[0] if all(name in each for each in found)}
+    best = max if records[0]["training_arguments"]["greater_is_better"] is not False else min
+    return best(means, key=means.__getitem__) if means else None
 
 
 def _check_same_data(runs: Sequence[str | Path], tokenizers: list[Bert4RecTokenizer], records: list[dict[str, Any]]):

@@ -325,7 +325,10 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
         rows.insert(0, ["continued from", f"{start['model']}; items: {amounts}"])
     if teacher := record.get("teacher"):
         weight = record["options"].get("teacher_weight", TeacherOptions.teacher_weight)
-        rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss"])
+        taken = (
+            f", itself trained in {teacher['cpu_seconds'] / 60:.1f} CPU minutes" if "cpu_seconds" in teacher else ""
+        )
+        rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss{taken}"])
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         rows.append(["reading", f"{config.reading}, best on validation ({found})"])

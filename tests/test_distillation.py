@@ -98,13 +98,15 @@ def test_the_record_names_the_teacher_and_the_command_repeats_the_run(data, teac
         == 0
     )
     found = record(tmp_path / "run")
-    assert found["teacher"] == {"model": "teacher", "weights_hash": weights_hash(teacher)}
+    spent = {kind: record(teacher)[kind] for kind in ("wall_seconds", "cpu_seconds")}
+    assert found["teacher"] == {"model": "teacher", "weights_hash": weights_hash(teacher)} | spent
     assert "--teacher teacher " in found["commands"][1]
     assert str(teacher) not in json.dumps(found)
     assert "Teacher was teacher" in capsys.readouterr().out
     (tmp_path / "metrics.json").write_text(json.dumps(evaluate_run(tmp_path / "run", data)))
     card, *_ = write_model_card(tmp_path / "run", [tmp_path / "metrics.json"])
-    assert "| teacher | teacher, 50% of the loss |" in card.read_text()
+    minutes = f"{spent['cpu_seconds'] / 60:.1f}"
+    assert f"| teacher | teacher, 50% of the loss, itself trained in {minutes} CPU minutes |" in card.read_text()
 
 
 FLAGS = [word for name, value in QUICK.items() for word in (f"--{name}", str(value))]

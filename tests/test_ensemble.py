@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -174,6 +175,22 @@ def test_the_command_makes_a_run_that_every_other_command_takes(data, runs, tmp_
     assert main(["export", str(output), "--output_dir", str(tmp_path / "graph"), "--format", "torch"]) == 0
     tuned = train(data, tmp_path / "tuned", model=output, max_steps=2, use_cpu=True, disable_tqdm=True)
     assert load_run(tuned)[0].config.num_members == 2
+
+
+@pytest.mark.parametrize(("greater_is_better", "best"), [(True, "both"), (False, "causal")])
+def test_the_reading_is_the_best_of_the_average_member(runs, tmp_path, greater_is_better, best):
+    """The members' own readings, causal and both, are those of their best figure."""
+    readings = [{"both": 0.5, "causal": 0.6, "masked": 0.59}, {"both": 0.9, "causal": 0.1, "masked": 0.7}]
+    copies = [shutil.copytree(run, tmp_path / run.name) for run in runs]
+    for copy, found in zip(copies, readings, strict=True):
+        record, config = (json.loads((copy / name).read_text()) for name in ("run.json", "config.json"))
+        record["readings"], config["reading"] = found, max(found, key=found.get)
+        record["training_arguments"]["greater_is_better"] = greater_is_better
+        (copy / "run.json").write_text(json.dumps(record))
+        (copy / "config.json").write_text(json.dumps(config))
+    assert load_run(ensemble_runs(copies, tmp_path / "made"))[0].config.reading == best
+    made = ensemble_runs(copies, tmp_path / "made", reading="masked", overwrite=True)
+    assert load_run(made)[0].config.reading == "masked"
 
 
 def test_runs_of_other_data_are_refused(runs, folder, tmp_path, capsys):

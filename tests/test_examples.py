@@ -124,6 +124,22 @@ def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_ag
     assert "runs/ring.data holds other data (" in done.stderr
 
 
+def test_the_models_of_a_row_learn_from_those_of_its_teacher_seeds(tmp_path, row):
+    row |= {"teacher_seeds": [7, 8], "seeds": [1], "student": {"teacher_weight": 0.8}, "protocols": ["full-catalogue"]}
+    (tmp_path / "ring.json").write_text(json.dumps(row))
+    done = reproduce(tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = tmp_path / "runs"
+    record, teacher = (json.loads((runs / name / "run.json").read_text()) for name in ("ring-1", "ring-teacher"))
+    assert [member["seed"] for member in teacher["members"]] == [7, 8]
+    assert record["teacher"]["model"] == "ring-teacher"
+    assert "| teacher | ring-teacher, 80% of the loss, itself" in (tmp_path / "cards" / "ring.md").read_text()
+    assert len(json.loads((tmp_path / "cards" / "ring.json").read_text())["metrics"]) == 1
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
+    assert reproduce(tmp_path).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
+
+
 def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     (tmp_path / "logs" / "ring.txt.gz").unlink()
     done = reproduce(tmp_path)
@@ -137,12 +153,13 @@ def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
 def test_a_recipe_gives_options_that_there_are(path):
     recipe = json.loads(path.read_text())
     known = {"log", "one_user_a_line", "data_hash", "prepare", "train", "protocols", "seeds", "card"}
-    assert recipe.keys() <= known
+    assert recipe.keys() - known in (set(), {"teacher_seeds", "student"})
     InteractionOptions(**recipe["prepare"])
     CardOptions(**recipe["card"])
     options = {name for fields in option_fields().values() for name in fields}
     options -= {field.name for field in dataclasses.fields(InteractionOptions)}
-    assert recipe["train"].keys() <= options - {"seed"}
+    assert recipe["train"].keys() | recipe.get("student", {}).keys() <= options - {"seed", "teacher"}
+    assert not set(recipe.get("teacher_seeds", [])) & set(recipe["seeds"])  # a student has its own start
     assert recipe["protocols"] and set(recipe["protocols"]) <= PROTOCOLS.keys()
     assert recipe["seeds"]
 
