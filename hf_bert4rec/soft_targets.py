@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-# Scores that exist at once, 64 MiB of them.
-SCORES_AT_ONCE = 1 << 24
+# Scores that exist at once, 4 MiB of them, which stay in a processor's cache; of large catalogues at least those of some labels.
+SCORES_AT_ONCE = 1 << 20
+LABELS_AT_ONCE = 64
 
 
 class SoftTargets(NamedTuple):
@@ -82,7 +83,7 @@ def _value_and_gradients(states, items, bias, labels, teacher: SoftTargets) -> t
     """The sum, and its gradients by states, items and bias."""
     value, of_states = states.new_zeros(()), torch.zeros_like(states)
     of_items, of_bias = torch.zeros_like(items), torch.zeros_like(bias)
-    size = max(1, SCORES_AT_ONCE // len(items))
+    size = max(LABELS_AT_ONCE, SCORES_AT_ONCE // len(items))
     for rows in labels.ne(-100).nonzero()[:, 0].split(size):
         block, label = states[rows], labels[rows]
         shares = _teacher_scores(teacher, rows).softmax(1).to(items.dtype)  # (rows, vocab)

@@ -65,10 +65,10 @@ def by_definition(scores, teacher_scores, labels):
     return (1 - WEIGHT) * with_label + WEIGHT * with_teacher
 
 
-@pytest.mark.parametrize("scores_at_once", [1 << 24, 7 * VOCAB])
-def test_the_loss_over_the_catalogue_is_that_of_the_definition(head, vectors, labels, teacher, scores_at_once):
+@pytest.mark.parametrize("sizes", [(1 << 20, 64), (9 * VOCAB, 1), (1, 7)])
+def test_the_loss_over_the_catalogue_is_that_of_the_definition(head, vectors, labels, teacher, sizes):
     expected = by_definition(head.predictions.decoder(vectors), teacher.decoder(teacher.vectors), labels).mean()
-    with mock.patch.object(soft_targets, "SCORES_AT_ONCE", scores_at_once):
+    with mock.patch.multiple(soft_targets, SCORES_AT_ONCE=sizes[0], LABELS_AT_ONCE=sizes[1]):
         check_equal(head, vectors, head.loss(vectors, labels, teacher=teacher), expected)
 
 

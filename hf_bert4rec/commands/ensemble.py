@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser):
     )
     parser.add_argument("--output_dir", required=True, metavar="ENSEMBLE", help="folder of the model")
     parser.add_argument(
-        "--reading", choices=READINGS, help="how the ensemble reads a history, where its members differ in that"
+        "--reading",
+        choices=READINGS,
+        help="how the ensemble reads a history (default: as was best on validation, on average over the runs)",
     )
     parser.add_argument(
         "--overwrite_output_dir", dest="overwrite", action="store_true", help="replace an existing folder"
