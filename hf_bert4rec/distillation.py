@@ -68,8 +68,8 @@ class Teacher:
 
     def __init__(self, name: str | Path, weight: float = 0.5):
         self.name, self.weight, self.folder = str(name), weight, folder_of(name)
-        self.record = read_record(self.folder)
         self.model, self.tokenizer = load_run(self.folder)
+        self.record = read_record(self.folder)
         is_local = self.folder == Path(name)
         # What the record of the run says of it. Of a path it keeps the last part.
         self.facts = {"model": self.folder.name if is_local else self.name, "weights_hash": weights_hash(self.folder)}

@@ -51,7 +51,7 @@ def ensemble_models(models: Sequence[Bert4RecForMaskedLM], *, reading: str | Non
         reading (`str`, *optional*): How the ensemble reads, see [`Bert4RecConfig`]; by default as its members do.
 
     Returns:
-        [`Bert4RecForMaskedLM`]: of the class and type of number of the first model, in evaluation mode.
+        [`Bert4RecForMaskedLM`]: of the class, device and type of the first model, in evaluation mode.
 
     Raises:
         ValueError: If there are fewer than two models, or they differ in what an ensemble has once.
@@ -63,7 +63,7 @@ def ensemble_models(models: Sequence[Bert4RecForMaskedLM], *, reading: str | Non
         (128, 2)
     """
     config = _config_of(models, reading)
-    ensemble = type(models[0])(config).to(models[0].dtype)
+    ensemble = type(models[0])(config).to(models[0].device, models[0].dtype)
     weights = [dict(model.named_parameters()) for model in models]
     with torch.no_grad():
         for name, parameter in ensemble.named_parameters():
@@ -157,7 +157,7 @@ def _best_reading(records: list[dict[str, Any]]) -> str | None:
     """The reading of the best average on validation; `None` where a run did not choose one."""
     found = [record.get("readings") or {} for record in records]
     means = {name: sum(each[name] for each in found) for name in found[0] if all(name in each for each in found)}
-    best = max if records[0]["training_arguments"]["greater_is_better"] is not False else min
+    best = min if records[0].get("training_arguments", {}).get("greater_is_better") is False else max
     return best(means, key=means.__getitem__) if means else None
 
 

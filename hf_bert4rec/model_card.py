@@ -305,7 +305,9 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     size = f"{config.num_hidden_layers} layers, hidden size {config.hidden_size}, {config.num_attention_heads} heads"
     batch_size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
     steps = f"{record['global_step']:,}, in batches of {batch_size * record['num_processes']}"
-    kept = "the last" if record["best_step"] is None else f"those of step {record['best_step']:,}, best on validation"
+    bests = [member["best_step"] for member in facts.members] or [record["best_step"]]
+    is_best = f"those of step {' and '.join(f'{step:,}' for step in bests if step is not None)}, best on validation"
+    kept = "the last" if None in bests else is_best
     causal, hidden = sequence["causal_probability"], f"{sequence['mlm_probability']:.0%} of the items hidden"
     samples = f"{causal:.0%} predict each item from those before it" + (f", the others {hidden}" if causal < 1 else "")
     fields = {name: getattr(config, name) for name in Bert4RecConfig.__annotations__ if name not in TOLD_ELSEWHERE}
