@@ -106,8 +106,9 @@ def test_a_torch_export_scores_batches_and_lengths_of_all_kinds(exports):
     check_scorer_of(exports[1] / "torch", exports[0])
 
 
-def test_blocks_that_rotate_are_exported_too(tmp_path):
-    model, tokenizer = tiny_model(**MODERN, backbone="modernbert"), Bert4RecTokenizer.from_items(range(100, 110))
+def test_blocks_that_rotate_and_ensembles_are_exported_too(tmp_path):
+    model = tiny_model(**MODERN, backbone="modernbert", num_members=2)
+    tokenizer = Bert4RecTokenizer.from_items(range(100, 110))
     write_export(model, tokenizer, tmp_path / "export", format="torch", num_histories=8)
     check_scorer_of(tmp_path / "export", model)
 

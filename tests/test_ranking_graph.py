@@ -61,6 +61,7 @@ def scores_of(scorer, histories):
         {"num_hidden_layers": 1, "reading": "both"},
         {"max_position_embeddings": 1, "reading": "both"},
         {"mask_token_id": 2, "unk_token_id": 1},
+        {"num_members": 2, "reading": "both"},
     ],
     ids=str,
 )
