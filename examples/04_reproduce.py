@@ -3,7 +3,7 @@ One row of the results table from its recipe in `examples/recipes`: prepare, tra
 
     python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
 
-The same command given again goes on where it stopped. The model of a recipe's `teacher_seeds`, or their ensemble, teaches the others.
+The same command given again goes on where it stopped. Models of a recipe's `teacher_seeds`, as an ensemble, teach the others.
 """
 
 import argparse
@@ -65,10 +65,9 @@ def main():
     data, start, metrics = prepared(row, recipe, arguments), arguments.output_dir / row, []
     options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
     if "teacher_seeds" in recipe:
-        teachers = trained(start, data, recipe["teacher_seeds"], options)
-        teacher = teachers[0] if len(teachers) == 1 else start.with_name(f"{row}-teacher")
+        teacher = start.with_name(f"{row}-teacher")
         if not teacher.exists():
-            ensemble_runs(teachers, teacher)
+            ensemble_runs(trained(teacher, data, recipe["teacher_seeds"], options), teacher)
         options |= recipe["student"] | {"teacher": teacher}
     runs = trained(start, data, arguments.seeds or recipe["seeds"], options)
     for run, protocol in itertools.product(runs, recipe["protocols"]):

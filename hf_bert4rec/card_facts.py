@@ -152,8 +152,10 @@ def _check_other_seed(facts: CardFacts, found: dict[str, Any], file: str | Path)
         wrong = "of another run on other data"
     else:
         wrong = f"of a run with another {differing[0]}" if differing else None
-    seen = [other["run"]["seed"] for other in facts.other_seeds if _kind(other) == _kind(found)]
-    if wrong is None and run["seed"] in seen:
+    key = "weights_hash" if facts.members else "seed"
+    if wrong is None and run[key] in [
+        other["run"][key] for other in facts.other_seeds if _kind(other) == _kind(found)
+    ]:
         wrong = f"of the seed {run['seed']} a second time"
     if wrong is not None:
         raise ValueError(f"{file} holds metrics {wrong}, not those of {facts.folder}; {remedy}.")

@@ -68,8 +68,8 @@ class Bert4RecConfig(PreTrainedConfig):
             Whether the sum of item and position embedding is normalised, as in the authors' code and in BERT; the paper's
             equation does not. With `norm_position="pre"` a model without it learns several times faster.
         scale_embedding (`bool`, *optional*, defaults to `False`):
-            Whether item embeddings are multiplied by the square root of `hidden_size` where they are read, as in SASRec; not
-            where they score. With `norm_position="pre"` items with few events are learned several times faster.
+            Whether item embeddings are multiplied by the square root of `hidden_size / num_members` where they are read, as in
+            SASRec; not where they score. With `norm_position="pre"` items with few events are learned several times faster.
         head_layer_norm (`bool`, *optional*, defaults to `True`):
             Whether the head normalises GELU(h W + b) before the product with the item embeddings, as the authors' code
             and BERT do; the paper's equation does not.
@@ -77,8 +77,9 @@ class Bert4RecConfig(PreTrainedConfig):
             Whether the head has its dense layer, GELU and norm; without, an item's score is its plain product with the
             encoder's output (plus the item's bias), as in SASRec.
         num_members (`int`, *optional*, defaults to 1):
-            Models that stand side by side in this one, each in its part of all vectors, as [`ensemble_models`] puts them: norms
-            are taken over each part by itself, and the score of an item is the mean of theirs.
+            Models that [`ensemble_models`] has put side by side in this one, each in its part of all vectors: norms are taken
+            over each part by itself, and item embeddings, which hold a share of each score, are multiplied by their number
+            where they are read. Further training joins the parts.
         reading (`str`, *optional*, defaults to `"masked"`):
             How [`Bert4RecForMaskedLM`] fills a [MASK] when it is not training: `"masked"`, by the output at the [MASK],
             which sees both sides (the paper); `"causal"`, by the output at the event before it, which sees that event and

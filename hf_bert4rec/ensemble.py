@@ -27,7 +27,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .energy import total_energy
 from .fine_tuning import FREE_FIELDS
 from .modeling_bert4rec import Bert4RecForMaskedLM
-from .run_folder import RUN_FILE, load_run, read_record, weights_hash
+from .run_folder import RUN_FILE, check_run, load_run, read_record, weights_hash
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .whole_file import whole_folder
 
@@ -43,8 +43,8 @@ def ensemble_models(models: Sequence[Bert4RecForMaskedLM], *, reading: str | Non
     r"""
     One model whose score of an item is the mean of those of several models.
 
-    It is as wide as all of them together. Reading a history takes as many times the square of their number, scoring a catalogue
-    as many times their number.
+    It is as wide as all of them together: scoring a catalogue takes as long as with each of them in turn, and the products of
+    reading a history their number times as long again, as half of them or more are with zeros.
 
     Args:
         models (sequence of [`Bert4RecForMaskedLM`]): Of one architecture and one catalogue, items in the same order.
@@ -90,7 +90,7 @@ def ensemble_runs(
     Raises:
         FileExistsError: If the folder exists, or holds one of the runs.
         FileNotFoundError: If a run or one of its files is missing.
-        ValueError: If the runs are of other data or catalogues, or one is given twice, or see [`ensemble_models`].
+        ValueError: If the runs are of other data, items or objectives, or one is given twice, or see [`ensemble_models`].
 
     Example:
         ```python
@@ -98,16 +98,21 @@ def ensemble_runs(
         PosixPath('run')
         ```
     """
+    for run in runs:
+        check_run(Path(run))
     output_dir, records = Path(output_dir), [read_record(run) for run in runs]
     with whole_folder(output_dir, overwrite=overwrite, inputs=("data.json",), reads=runs) as partial:
-        members = _members(runs, records)
+        members, readings = _members(runs, records), {} if reading is not None else _mean_readings(records)
         loaded = [load_run(run) for run in runs]
-        _check_same_data(runs, [tokenizer for _, tokenizer in loaded], records)
-        models = [model for model, _ in loaded]
-        ensemble = ensemble_models(models, reading=_best_reading(records) if reading is None else reading)
+        _check_same_training(runs, [tokenizer for _, tokenizer in loaded], records)
+        best = min if records[0].get("training_arguments", {}).get("greater_is_better") is False else max
+        if readings:
+            reading = best(readings, key=readings.__getitem__)
+        ensemble = ensemble_models([model for model, _ in loaded], reading=reading)
         ensemble.save_pretrained(partial)
         loaded[0][1].save_pretrained(partial)
-        record = _record(records, _command(runs, output_dir, reading)) | {"members": members}
+        record = _record(records, _command(runs, output_dir, None if readings else reading))
+        record |= {"members": members, "readings": readings}
         record["num_parameters"] = sum(parameter.numel() for parameter in ensemble.parameters())
         (partial / RUN_FILE).write_text(json.dumps(record, indent=2))
     return output_dir
@@ -118,6 +123,8 @@ def _config_of(models: Sequence[Bert4RecForMaskedLM], reading: str | None) -> Be
     if len(models) < 2:
         raise ValueError(f"An ensemble needs at least two models; found {len(models)}.")
     first = models[0]
+    if not isinstance(first, Bert4RecForMaskedLM):
+        raise ValueError(f"Model 1 is a {type(first).__name__}, which scores no items; give models that do.")
     free = {name for name in OWN_FIELDS if name != "reading" or reading is not None}
     for place, model in enumerate(models[1:], start=2):
         if type(model) is not type(first):
@@ -153,37 +160,45 @@ def _side_by_side(name: str, weights: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([torch.block_diag(*of_members) for of_members in parts])
 
 
-def _best_reading(records: list[dict[str, Any]]) -> str | None:
-    """The reading of the best average on validation; `None` where a run did not choose one."""
+def _mean_readings(records: list[dict[str, Any]]) -> dict[str, float]:
+    """What each reading reached on validation, on average; nothing where a run did not choose one."""
     found = [record.get("readings") or {} for record in records]
-    means = {name: sum(each[name] for each in found) for name in found[0] if all(name in each for each in found)}
-    best = min if records[0].get("training_arguments", {}).get("greater_is_better") is False else max
-    return best(means, key=means.__getitem__) if means else None
+    names = [name for name in found[0] if all(name in each for each in found)]
+    return {name: sum(each[name] for each in found) / len(found) for name in names}
 
 
-def _check_same_data(runs: Sequence[str | Path], tokenizers: list[Bert4RecTokenizer], records: list[dict[str, Any]]):
-    for run, tokenizer, record in zip(runs[1:], tokenizers[1:], records[1:], strict=True):
-        if tokenizer.item_ids != tokenizers[0].item_ids:
+def _check_same_training(
+    runs: Sequence[str | Path], tokenizers: list[Bert4RecTokenizer], records: list[dict[str, Any]]
+):
+    objectives = [record.get("sequence_options", {}).get("causal_probability") for record in records]
+    for place, run in enumerate(runs):
+        if tokenizers[place].item_ids != tokenizers[0].item_ids:
             raise ValueError(
                 f"{run} has other items than {runs[0]}, or another order of them; train both on the same data."
             )
-        if record.get("data_hash") != records[0].get("data_hash"):
+        if records[place].get("data_hash") != records[0].get("data_hash"):
             raise ValueError(f"{run} was trained on other data than {runs[0]}; train both on the same data.")
+        if objectives[place] != objectives[0]:
+            raise ValueError(
+                f"{run} was trained with causal_probability {objectives[place]}, {runs[0]} with {objectives[0]}; give runs of "
+                "the same."
+            )
 
 
 def _members(runs: Sequence[str | Path], records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the record of an ensemble says of each run."""
-    kept = ("seed", "best_step", "best_metric", "wall_seconds", "cpu_seconds")
+    """What the record of an ensemble says of each run; of one that is an ensemble what its own record says."""
     hashes: dict[str, Any] = {}
     for run in runs:
         name = weights_hash(run)
         if name in hashes:
             raise ValueError(f"{hashes[name]} and {run} have the same weights; give each run once.")
         hashes[name] = run
-    return [
-        {"weights_hash": name} | {key: record[key] for key in kept if key in record}
-        for name, record in zip(hashes, records, strict=True)
-    ]
+    members = []
+    for name, record in zip(hashes, records, strict=True):
+        kept = {key: record.get(key) for key in ("best_step", "best_metric", "wall_seconds", "cpu_seconds")}
+        own = {"weights_hash": name, "seed": record["training_arguments"]["seed"]} | kept
+        members += record.get("members", [own])
+    return members
 
 
 def _command(runs: Sequence[str | Path], output_dir: Path, reading: str | None) -> str:
@@ -192,12 +207,17 @@ def _command(runs: Sequence[str | Path], output_dir: Path, reading: str | None) 
 
 
 def _record(records: list[dict[str, Any]], command: str) -> dict[str, Any]:
-    """That of the first run, with the commands, the starts and the times of all."""
+    """That of the first run, but for what others do not share, with the commands, the starts and the times of all."""
+    first = records[0]
     commands = [command for record in records for command in record.get("commands", [])]
     sessions = [session for record in records for session in record.get("sessions", [])]
+    options = [record.get("options", {}) for record in records]
+    shared = {name: value for name, value in options[0].items() if all(each.get(name) == value for each in options)}
+    apart = {name for name in ("start", "teacher") if any(record.get(name) != first.get(name) for record in records)}
     energy = total_energy(sessions)
-    return records[0] | {
+    return {name: value for name, value in first.items() if name not in apart} | {
         "commands": [*dict.fromkeys(commands), command],
+        "options": shared,
         "sessions": sessions,
         **{kind: round(sum(record.get(kind, 0) for record in records), 1) for kind in ("wall_seconds", "cpu_seconds")},
         **({} if energy is None else {"energy": energy}),

@@ -80,9 +80,10 @@ class Bert4RecItemHead(nn.Module):
         decoder = self.predictions.decoder
         if self.config.training_loss == "softmax":
             loss = catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
-            if teacher is None:
+            if teacher is None or not len(labels):
                 return loss
             count = labels.ne(-100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            count = torch.as_tensor(count, device=loss.device)
             return loss + teacher.weight * label_over_expected(vectors, decoder, labels, teacher) / count
         # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
         generator = None if self.training else torch.Generator(labels.device).manual_seed(0)

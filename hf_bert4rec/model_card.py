@@ -217,12 +217,11 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
             rows.append(["– lead over it, user by user", *(f"{low:+.4f} to {high:+.4f}" for low, high in leads)])
     kind = (found["protocol"], found["split"])
     same = [other for other in facts.other_seeds if (other["protocol"], other["split"]) == kind]
-    by_seed = {other["run"]["seed"]: other["model"] for other in same}
-    if not facts.members:
-        by_seed = {facts.seeds[0]: found["model"]} | by_seed
-    seeds = [[str(seed), *(f"{metrics[name]:.4f}" for name in SEED_COLUMNS)] for seed, metrics in by_seed.items()]
+    by_seed = [] if facts.members else [(facts.seeds[0], found["model"])]
+    by_seed += [(other["run"]["seed"], other["model"]) for other in same]
+    seeds = [[str(seed), *(f"{metrics[name]:.4f}" for name in SEED_COLUMNS)] for seed, metrics in by_seed]
     if len(by_seed) > 1:
-        columns = [[metrics[name] for metrics in by_seed.values()] for name in SEED_COLUMNS]
+        columns = [[metrics[name] for _, metrics in by_seed] for name in SEED_COLUMNS]
         seeds.append(["mean ± standard deviation", *(f"{_mean(column)} ± {_spread(column)}" for column in columns)])
     return {
         **found,
@@ -306,7 +305,7 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     batch_size = arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"]
     steps = f"{record['global_step']:,}, in batches of {batch_size * record['num_processes']}"
     bests = [member["best_step"] for member in facts.members] or [record["best_step"]]
-    is_best = f"those of step {' and '.join(f'{step:,}' for step in bests if step is not None)}, best on validation"
+    is_best = f"those of step {', '.join(f'{step:,}' for step in bests if step is not None)}, best on validation"
     kept = "the last" if None in bests else is_best
     causal, hidden = sequence["causal_probability"], f"{sequence['mlm_probability']:.0%} of the items hidden"
     samples = f"{causal:.0%} predict each item from those before it" + (f", the others {hidden}" if causal < 1 else "")
@@ -314,7 +313,7 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     changed = [f"`{name}={value!r}`" for name, value in fields.items() if value != getattr(Bert4RecConfig, name)]
     rows = [
         ["recipe", _recipe(record)],
-        ["seed", " and ".join(map(str, facts.seeds))],
+        ["seed", ", ".join(map(str, facts.seeds))],
         ["model", f"{size}, last {config.max_position_embeddings} events, loss `{config.training_loss}`"],
         *([["architecture", ", ".join(changed)]] if changed else []),
         ["samples", samples],
@@ -333,7 +332,8 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
         rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss{taken}"])
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
-        rows.append(["reading", f"{config.reading}, best on validation ({found})"])
+        judge = "best on validation" + (", members on average" if facts.members else "")
+        rows.append(["reading", f"{config.reading}, {judge} ({found})"])
     return rows + machine_rows(record)
 
 

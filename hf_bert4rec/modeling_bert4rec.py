@@ -338,7 +338,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _training_loss(self, inputs, labels, causal_rows, num_items_in_batch, kwargs):
         """The encoder's output, and the loss at the labelled positions and nothing else."""
         outputs, vectors, chosen = self.labelled_vectors(inputs, labels, causal_rows, **kwargs)
-        teacher = None if self.teacher is None else self.teacher.soft_targets(inputs, labels, causal_rows)
+        teacher = None if self.teacher is None else self.teacher.soft_targets(inputs, labels, causal_rows, len(chosen))
         return outputs, self.cls.loss(vectors, chosen, num_items_in_batch, teacher)
 
     def labelled_vectors(self, inputs, labels, causal_rows, **kwargs):

@@ -163,7 +163,12 @@ def _without_folder(options: dict[str, Any]) -> dict[str, Any]:
     """Options with the names of files instead of their paths; the name of a model on the Hub is no path."""
     files = [name for name in ("items_file", "model", "new_items", "teacher") if options.get(name) is not None]
     is_path = {name: name == "items_file" or Path(options[name]).exists() for name in files}
-    return options | {name: Path(options[name]).name for name in files if is_path[name]}
+    return options | {name: last_part(options[name]) for name in files if is_path[name]}
+
+
+def last_part(path: str | Path) -> str:
+    """Of a path, `.` included, the name of the file or folder."""
+    return Path(path).name or Path(path).resolve().name
 
 
 def hardware() -> dict[str, Any]:

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .sharded_items import is_sharded
+
 # Scores that exist at once, 4 MiB of them, which stay in a processor's cache; of large catalogues at least those of some labels.
 SCORES_AT_ONCE = 1 << 20
 LABELS_AT_ONCE = 64
@@ -48,6 +50,9 @@ def label_over_expected(
     Returns:
         `torch.Tensor` of shape `()`: nats.
 
+    Raises:
+        ValueError: If the item embedding is sharded over processes.
+
     Example:
         >>> teacher, decoder = nn.Linear(4, 8), nn.Linear(2, 8)
         >>> with torch.no_grad():
@@ -56,6 +61,11 @@ def label_over_expected(
         >>> round(label_over_expected(torch.zeros(1, 2), decoder, torch.tensor([5]), targets).item(), 3)  # 5 - 3.5
         1.5
     """
+    if is_sharded(decoder.weight):
+        raise ValueError(
+            "The item embedding is sharded over processes, where a teacher of the whole softmax cannot be heard; choose "
+            "training_loss='sampled_softmax', or train without a teacher."
+        )
     bias = torch.zeros(decoder.out_features, device=decoder.weight.device) if decoder.bias is None else decoder.bias
     return _LabelOverExpected.apply(hidden_states, decoder.weight, bias, labels, teacher)
 
@@ -83,20 +93,15 @@ def _value_and_gradients(states, items, bias, labels, teacher: SoftTargets) -> t
     """The sum, and its gradients by states, items and bias."""
     value, of_states = states.new_zeros(()), torch.zeros_like(states)
     of_items, of_bias = torch.zeros_like(items), torch.zeros_like(bias)
+    teacher_items = teacher.decoder.weight.to(items.dtype)
     size = max(LABELS_AT_ONCE, SCORES_AT_ONCE // len(items))
     for rows in labels.ne(-100).nonzero()[:, 0].split(size):
         block, label = states[rows], labels[rows]
-        shares = _teacher_scores(teacher, rows).softmax(1).to(items.dtype)  # (rows, vocab)
+        scores = teacher.vectors[rows].to(items.dtype) @ teacher_items.T  # (rows, vocab)
+        shares = (scores if teacher.decoder.bias is None else scores + teacher.decoder.bias).softmax(1)
         difference = items[label] - shares @ items  # (rows, hidden)
         value += (block * difference).sum() + (bias[label] - shares @ bias).sum()
         of_states[rows] = difference
         of_items.addmm_(shares.T, block, alpha=-1).index_add_(0, label, block)
         of_bias.sub_(shares.sum(0)).index_add_(0, label, torch.ones_like(label, dtype=bias.dtype))
     return value, of_states, of_items, of_bias
-
-
-def _teacher_scores(teacher: SoftTargets, rows: torch.Tensor) -> torch.Tensor:
-    """The teacher's scores of all tokens for some labels, `(rows, vocab)`."""
-    weight, bias = teacher.decoder.weight, teacher.decoder.bias
-    scores = teacher.vectors[rows].to(weight.dtype) @ weight.T
-    return scores if bias is None else scores + bias

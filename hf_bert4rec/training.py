@@ -153,7 +153,9 @@ def train(
     check_output(output_dir, overwrite, (data, options.get("new_items"), options.get("teacher")))
     arguments = training_arguments(chosen[TrainingArguments], partial)
     check_arguments(arguments), check_reporters(arguments)
-    config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared
+    config, _ = config_of(chosen, 1), collator_of(chosen, 1)  # a wrong value is refused before a log is prepared
+    if teacher is not None:
+        teacher.check_student(config)
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token
     with arguments.main_process_first():
@@ -163,7 +165,7 @@ def train(
         arguments = training_arguments(chosen[TrainingArguments], partial)
     run, recorded = _Run(data, chosen, arguments, start, teacher), noted(options)
     with arguments.main_process_first():
-        begin(partial, recorded, data, overwrite)
+        begin(partial, recorded | ({} if teacher is None else {"teacher": str(teacher)}), data, overwrite)
     run.train(partial)
     if arguments.process_index == 0:
         run.save(partial, recorded)
@@ -277,7 +279,11 @@ class _Run:
         self.options = SequenceOptions(**chosen[SequenceOptions])
         self.config = config_of(chosen, data.num_items)
         if teacher is not None:
-            teacher.check(self.config, self.options.causal_probability, data)
+            teacher.check_training(data, self.options.causal_probability)
+            if arguments.n_gpu > 1:
+                raise ValueError(
+                    f"A teacher needs a process for each of the {arguments.n_gpu} GPUs; start with torchrun."
+                )
         # A model of both objectives is read as validation says, unless the user says how.
         self.chooses_reading = self.config.reading == "both" and "reading" not in chosen[Bert4RecConfig]
         self.readings: dict[str, float] = {}

@@ -93,6 +93,8 @@ def test_a_whole_number_may_stand_for_a_share():
         ("intermediate_size", 0, "intermediate_size is 0; give at least 1"),
         ("max_position_embeddings", 0, "max_position_embeddings is 0; give at least 1"),
         ("num_attention_heads", 3, "hidden_size 64 is not a multiple of num_attention_heads 3; change one of the two"),
+        ("num_members", 3, "hidden_size 64 is not a multiple of num_members 3; change one of the two"),
+        ("num_members", 0, "num_members is 0; give at least 1"),
         ("hidden_dropout_prob", 1.0, "hidden_dropout_prob is 1.0; give a share from 0 up to, not including, 1"),
         ("hidden_dropout_prob", float("nan"), "hidden_dropout_prob is nan; give a share"),
         ("attention_probs_dropout_prob", -0.1, "attention_probs_dropout_prob is -0.1; give a share"),

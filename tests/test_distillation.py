@@ -1,13 +1,24 @@
-"""A run with a teacher: what it learns, what it records, that it resumes and splits as others, and teachers that are refused."""
+"""A run with a teacher: its loss, what it learns and records, that its batches may be split, and teachers that are refused."""
 
+import copy
 import json
 import re
 import shutil
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from hf_bert4rec import Teacher, evaluate_run, prepare, train, write_model_card
+from hf_bert4rec import (
+    Bert4RecConfig,
+    Bert4RecForCausalLM,
+    Bert4RecForMaskedLM,
+    Teacher,
+    evaluate_run,
+    prepare,
+    train,
+    write_model_card,
+)
 from hf_bert4rec.cli import main
 from hf_bert4rec.run_folder import load_run, weights_hash
 
@@ -50,25 +61,64 @@ def first_loss(run):
     return record(run)["log_history"][0]["loss"]
 
 
-@pytest.mark.parametrize("causal_probability", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax"])
-def test_the_first_loss_is_that_of_label_and_teacher(data, teacher, tmp_path, loss, causal_probability):
-    """With the whole weight on a teacher that is the student itself the loss is the entropy of its probabilities."""
-    options = TINY | {"training_loss": loss, "num_negatives": 5000, "max_steps": 1, "logging_steps": 1}
-    options |= {
-        "causal_probability": causal_probability,
-        "per_device_train_batch_size": 64,
-        "hidden_dropout_prob": 0.0,
-    }
-    unmoved = options | {"learning_rate": 0.0, "load_best_model_at_end": False}
-    own = train(data, tmp_path / "own", **unmoved)
-    again = train(data, tmp_path / "again", teacher=own, teacher_weight=1.0, **unmoved)
-    half = train(data, tmp_path / "half", teacher=own, teacher_weight=0.5, **unmoved)
-    untaught = train(data, tmp_path / "untaught", teacher=own, teacher_weight=0.0, **unmoved)
-    assert first_loss(untaught) == first_loss(own)
-    assert float(first_loss(half)) == pytest.approx((float(first_loss(own)) + float(first_loss(again))) / 2, abs=2e-3)
-    assert first_loss(again) != first_loss(own)
-    assert load_run(again)[0].teacher is None
+def log_shares(model, inputs, labels, is_causal):
+    """Of all tokens at each label, read from both sides or from the events before it; and the labels."""
+    config = copy.deepcopy(model.config)
+    config.reading = "masked"
+    reader = (Bert4RecForCausalLM if is_causal else Bert4RecForMaskedLM)(config).eval()
+    reader.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        logits = reader(**inputs).logits
+    places = labels.ne(-100)
+    if is_causal:  # the event before predicts; the first one of a row is predicted by none
+        places = places & inputs["attention_mask"].cumsum(1).gt(1)
+        return logits.roll(1, 1)[places].log_softmax(1), labels[places]
+    return logits[places].log_softmax(1), labels[places]
+
+
+def padded(rows, value, side):
+    rows = [torch.tensor(row) for row in rows]
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side=side)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("causal_rows", [[False] * 4, [True, False, False, True], [True] * 4])
+def test_the_loss_of_a_step_is_that_of_the_definition(teacher, side, causal_rows):
+    torch.manual_seed(5)
+    # Causal rows alone are those of the causal class.
+    model_class = Bert4RecForCausalLM if all(causal_rows) else Bert4RecForMaskedLM
+    config = {"vocab_size": 15, "hidden_size": 16, "max_position_embeddings": 20, "hidden_dropout_prob": 0.0}
+    student = model_class(Bert4RecConfig(**config))
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    Teacher(teacher, 0.25).teach(student.train())
+    histories = [[5, 6, 7, 8, 9], [4, 10, 6], [12, 13, 14, 3], [7, 8]]
+    pairs = list(zip(histories, causal_rows, strict=True))
+    read = [row if causal else [row[0], 1, *row[2:]] for row, causal in pairs]
+    asked = [row if causal else [-100, row[1], *[-100] * len(row[2:])] for row, causal in pairs]
+    tokens, labels = padded(read, 0, side), padded(asked, -100, side)
+    inputs, is_causal = {"input_ids": tokens, "attention_mask": tokens.ne(0).long()}, torch.tensor(causal_rows)
+    more = {} if all(causal_rows) else {"causal_rows": is_causal}
+    found = student(**inputs, labels=labels, num_items_in_batch=10, **more).loss
+    expected = 0
+    for causal in (False, True):
+        part = {name: value[is_causal == causal] for name, value in inputs.items()}
+        of = labels[is_causal == causal]
+        if len(of):
+            own, targets = log_shares(student, part, of, causal)
+            others, _ = log_shares(load_run(teacher)[0], part, of, causal)
+            expected -= 0.75 * own.gather(1, targets[:, None]).sum() + 0.25 * (others.exp() * own).sum()
+    torch.testing.assert_close(found, expected / 10)
+
+
+def test_accumulated_batches_with_a_teacher_are_one_large_batch(data, teacher, tmp_path):
+    options = TINY | {"num_train_epochs": 2, "load_best_model_at_end": False, "hidden_dropout_prob": 0.0}
+    options |= {"learning_rate": 1e-3, "teacher": teacher, "teacher_weight": 0.7}
+    whole = train(data, tmp_path / "whole", per_device_train_batch_size=12, **options)
+    parts = train(data, tmp_path / "parts", per_device_train_batch_size=4, gradient_accumulation_steps=3, **options)
+    one, other = (load_run(run)[0].state_dict() for run in (whole, parts))
+    assert max((one[name] - other[name]).abs().max() for name in one) < 1e-5
 
 
 def test_a_student_takes_over_what_the_log_does_not_say(data, teacher, tmp_path):
@@ -157,6 +207,40 @@ def test_a_teacher_that_may_have_seen_the_targets_is_refused(data, teacher, fold
         train(other, tmp_path / "run", teacher=teacher, **QUICK)
 
 
+def test_nothing_is_prepared_for_a_teacher_that_cannot_teach(folder, teacher, tmp_path):
+    with pytest.raises(ValueError, match="a teacher needs"):
+        train(folder / "log.csv", tmp_path / "run", teacher=teacher, training_loss="bce", **QUICK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_with_the_teacher_that_it_was_begun_with(data, teacher, tmp_path):
+    changed = shutil.copytree(teacher, tmp_path / "teacher")
+    stop = {"num_train_epochs": 1, "max_grad_norm": "none"}  # fails when training begins
+    with pytest.raises(TypeError):
+        train(data, tmp_path / "run", teacher=changed, **TINY | stop)
+    model, _ = load_run(changed)
+    with torch.no_grad():
+        model.get_output_embeddings().bias += torch.arange(15)
+    model.save_pretrained(changed)
+    with pytest.raises(ValueError, match=r"was begun with teacher teacher \([0-9a-f]{12}\), now it is teacher \("):
+        train(data, tmp_path / "run", teacher=changed, **TINY | stop)
+
+
+def test_models_and_batches_that_a_teacher_cannot_follow_are_refused(teacher):
+    found, sizes = Teacher(teacher), {"hidden_size": 16, "max_position_embeddings": 20}
+    with pytest.raises(ValueError, match="has 12 items, the model 13; they need the same"):
+        found.teach(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=16, **sizes)))
+    with pytest.raises(ValueError, match="a teacher needs 'softmax' or 'sampled_softmax'"):
+        found.teach(Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=15, training_loss="bce", **sizes)))
+    student = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=15, hidden_size=16, max_position_embeddings=3))
+    found.teach(student.train())
+    tokens = torch.tensor([[5, 6, 7, 8, 9]])
+    with pytest.raises(ValueError, match=r"found 4 labels, the model 2: histories are longer than it reads"):
+        student(tokens, labels=tokens, causal_rows=torch.tensor([True]))
+    with pytest.raises(ValueError, match="reads tokens, found inputs_embeds"):
+        student(inputs_embeds=torch.zeros(1, 3, 16), labels=tokens[:, :3])
+
+
 def test_a_run_may_not_replace_its_teacher(data, teacher):
     with pytest.raises(FileExistsError, match="would be deleted"):
         train(data, teacher, teacher=teacher, overwrite=True, **QUICK)
@@ -175,9 +259,8 @@ def test_the_teacher_reads_without_dropout_and_is_not_trained(teacher):
     loss = student(**inputs, labels=labels).loss
     loss.backward()
     assert all(parameter.grad is None for parameter in found.model.parameters())
-    views = [
-        found.soft_targets(inputs | {"position_ids": None, "inputs_embeds": None}, labels, None) for _ in range(2)
-    ]
+    given = inputs | {"position_ids": None, "inputs_embeds": None}
+    views = [found.soft_targets(given, labels, None, num_labels=2) for _ in range(2)]
     assert torch.equal(views[0].vectors, views[1].vectors)
     expected, _ = load_run(teacher)
     expected.config.reading = "masked"

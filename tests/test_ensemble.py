@@ -13,6 +13,7 @@ from hf_bert4rec import (
     Bert4RecConfig,
     Bert4RecForCausalLM,
     Bert4RecForMaskedLM,
+    Bert4RecForSequenceClassification,
     ensemble_models,
     ensemble_runs,
     evaluate_run,
@@ -118,6 +119,12 @@ def test_models_that_differ_in_what_an_ensemble_has_once_are_refused(others, mes
         ensemble_models([model(0), *others])
 
 
+def test_models_that_score_no_items_are_refused():
+    config = Bert4RecConfig(vocab_size=103, hidden_size=16, intermediate_size=24)
+    with pytest.raises(ValueError, match="is a Bert4RecForSequenceClassification, which scores no items"):
+        ensemble_models([Bert4RecForSequenceClassification(config)] * 2)
+
+
 def test_what_fixes_no_weight_may_differ():
     members = [model(0), model(1, reading="both", hidden_dropout_prob=0.4, initializer_range=0.1)]
     ensemble = ensemble_models(members, reading="causal")
@@ -188,9 +195,13 @@ def test_the_reading_is_the_best_of_the_average_member(runs, tmp_path, greater_i
         record["training_arguments"]["greater_is_better"] = greater_is_better
         (copy / "run.json").write_text(json.dumps(record))
         (copy / "config.json").write_text(json.dumps(config))
-    assert load_run(ensemble_runs(copies, tmp_path / "made"))[0].config.reading == best
+    made = ensemble_runs(copies, tmp_path / "made")
+    assert load_run(made)[0].config.reading == best
+    means = {"both": 0.7, "causal": 0.35, "masked": 0.645}
+    assert json.loads((made / "run.json").read_text())["readings"] == pytest.approx(means)
     made = ensemble_runs(copies, tmp_path / "made", reading="masked", overwrite=True)
     assert load_run(made)[0].config.reading == "masked"
+    assert json.loads((made / "run.json").read_text())["readings"] == {}  # nobody measured that choice
 
 
 def test_runs_of_other_data_are_refused(runs, folder, tmp_path, capsys):
@@ -202,6 +213,34 @@ def test_runs_of_other_data_are_refused(runs, folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="was trained on other data than"):
         ensemble_runs([runs[0], other], tmp_path / "made")
     assert not list(tmp_path.glob("made*"))
+
+
+def test_runs_of_other_objectives_are_refused_and_unfinished_ones_named(data, runs, tmp_path):
+    other = train(data, tmp_path / "causal", causal_probability=1.0, reading="causal", **QUICK)
+    with pytest.raises(
+        ValueError, match=r"trained with causal_probability 1.0, .*run-1 with 0.5; give runs of the same"
+    ):
+        ensemble_runs([runs[0], other], tmp_path / "made")
+    shutil.copytree(runs[0], tmp_path / "half.partial")
+    with pytest.raises(FileNotFoundError, match=r"half.partial is an unfinished run: repeat its command"):
+        ensemble_runs([runs[0], tmp_path / "half"], tmp_path / "made")
+
+
+def test_the_record_keeps_what_members_share_and_ensembles_of_ensembles_name_all_runs(data, runs, tmp_path):
+    taught = train(data, tmp_path / "taught", seed=3, reading="causal", teacher=runs[0], learning_rate=0.01, **QUICK)
+    made = ensemble_runs([taught, runs[0]], tmp_path / "made")
+    record = json.loads((made / "run.json").read_text())
+    assert "teacher" not in record
+    assert "teacher" not in record["options"] and "learning_rate" not in record["options"]
+    assert record["options"]["hidden_size"] == 16
+    nested = ensemble_runs([made, ensemble_runs(runs, tmp_path / "pair")], tmp_path / "nested")
+    assert [member["seed"] for member in json.loads((nested / "run.json").read_text())["members"]] == [3, 1, 1, 2]
+    assert evaluate_run(nested, data)["run"]["seeds"] == [3, 1, 1, 2]
+    files = [tmp_path / "nested.json", tmp_path / "pair.json"]
+    for file, run in zip(files, (nested, tmp_path / "pair"), strict=True):
+        file.write_text(json.dumps(evaluate_run(run, data)))
+    with pytest.raises(ValueError, match=r"of weights that are none of its members'"):
+        write_model_card(nested, files)
 
 
 def test_a_run_twice_is_refused_and_so_is_one_that_would_be_replaced(runs, tmp_path):
@@ -220,7 +259,7 @@ def test_its_card_shows_the_members_beside_it_and_takes_figures_of_no_others(dat
     text = write_model_card(ensemble, files[:3])[0].read_text()
     flowing = " ".join(text.split())
     assert (
-        "with hidden size 32, an ensemble: 2 models trained with different seeds stand side by side in it" in flowing
+        "with hidden size 32, an ensemble: 2 models stand side by side in it and their scores are averaged" in flowing
     )
     assert "Its members alone:" in text
     assert "The same training with other seeds" not in text
@@ -229,7 +268,7 @@ def test_its_card_shows_the_members_beside_it_and_takes_figures_of_no_others(dat
         assert f"| {seed} | {metrics['ndcg@10']:.4f} | {metrics['recall@10']:.4f} |" in text
     mean = (found[1]["ndcg@10"] + found[2]["ndcg@10"]) / 2
     assert f"| mean ± standard deviation | {mean:.4f} ±" in text
-    assert "| seed | 1 and 2 |" in text
+    assert "| seed | 1, 2 |" in text
     assert "hf-bert4rec ensemble run-1 run-2 --output_dir ensemble" in text
     assert "One seed was trained" not in text
     with pytest.raises(

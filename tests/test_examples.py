@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,16 +126,18 @@ def test_a_row_is_reproduced_from_its_recipe_and_what_is_finished_is_not_made_ag
 
 
 def test_the_models_of_a_row_learn_from_those_of_its_teacher_seeds(tmp_path, row):
-    row |= {"teacher_seeds": [7, 8], "seeds": [1], "student": {"teacher_weight": 0.8}, "protocols": ["full-catalogue"]}
+    row |= {"teacher_seeds": [1, 2], "seeds": [1], "student": {"teacher_weight": 0.8}, "protocols": ["full-catalogue"]}
     (tmp_path / "ring.json").write_text(json.dumps(row))
     done = reproduce(tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     runs = tmp_path / "runs"
     record, teacher = (json.loads((runs / name / "run.json").read_text()) for name in ("ring-1", "ring-teacher"))
-    assert [member["seed"] for member in teacher["members"]] == [7, 8]
+    assert [member["seed"] for member in teacher["members"]] == [1, 2]
     assert record["teacher"]["model"] == "ring-teacher"
     assert "| teacher | ring-teacher, 80% of the loss, itself" in (tmp_path / "cards" / "ring.md").read_text()
     assert len(json.loads((tmp_path / "cards" / "ring.json").read_text())["metrics"]) == 1
+    for member in runs.glob("ring-teacher-*"):  # what it was made of is needed no more
+        shutil.rmtree(member)
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*")}
     assert reproduce(tmp_path).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
@@ -159,7 +162,9 @@ def test_a_recipe_gives_options_that_there_are(path):
     options = {name for fields in option_fields().values() for name in fields}
     options -= {field.name for field in dataclasses.fields(InteractionOptions)}
     assert recipe["train"].keys() | recipe.get("student", {}).keys() <= options - {"seed", "teacher"}
-    assert not set(recipe.get("teacher_seeds", [])) & set(recipe["seeds"])  # a student has its own start
+    # A student has its own start, and an ensemble at least two members.
+    assert not set(recipe.get("teacher_seeds", [])) & set(recipe["seeds"])
+    assert len(recipe.get("teacher_seeds", "two")) > 1
     assert recipe["protocols"] and set(recipe["protocols"]) <= PROTOCOLS.keys()
     assert recipe["seeds"]
 

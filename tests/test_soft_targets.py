@@ -1,5 +1,6 @@
 """The loss with a teacher: that of the definition, over the catalogue and over drawn items, with its gradients."""
 
+import copy
 import math
 from unittest import mock
 
@@ -10,7 +11,7 @@ from torch import nn
 from hf_bert4rec import Bert4RecConfig, soft_targets
 from hf_bert4rec.item_head import Bert4RecItemHead
 from hf_bert4rec.sampled_losses import draw_negatives
-from hf_bert4rec.soft_targets import SoftTargets
+from hf_bert4rec.soft_targets import SoftTargets, label_over_expected
 
 VOCAB, HIDDEN, LABELS = 103, 16, 40
 WEIGHT = 0.3
@@ -82,9 +83,10 @@ def test_labels_to_ignore_are_ignored_and_the_sum_is_divided_by_all_labels_of_a_
 
 
 def test_nothing_labelled_gives_zero(head, vectors, labels, teacher):
-    loss = head.loss(vectors[:0], labels[:0], teacher=teacher._replace(vectors=teacher.vectors[:0]))
-    assert loss == 0
-    loss.backward()
+    for count in (None, 0, torch.tensor(0)):
+        loss = head.loss(vectors[:0], labels[:0], count, teacher=teacher._replace(vectors=teacher.vectors[:0]))
+        assert loss == 0
+        loss.backward()
 
 
 @pytest.mark.parametrize("share_negatives", [True, False])
@@ -124,3 +126,14 @@ def test_a_teacher_that_agrees_teaches_nothing(head, vectors, labels):
     loss = head.loss(vectors, labels, teacher=own)
     for gradient in torch.autograd.grad(loss, leaves(head, vectors)):
         assert gradient.abs().max() < 1e-12
+
+
+def test_in_half_precision_the_loss_is_that_of_the_same_numbers_in_whole(head, vectors, labels, teacher):
+    """Scores of a teacher that is saved in bfloat16 would lose most of their digits in its own precision."""
+    half = teacher._replace(decoder=copy.deepcopy(teacher.decoder).bfloat16(), vectors=teacher.vectors.bfloat16())
+    whole = half._replace(decoder=copy.deepcopy(half.decoder).double(), vectors=half.vectors.double())
+    found, expected = (head.loss(vectors, labels, teacher=each) for each in (half, whole))
+    torch.testing.assert_close(found, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = label_over_expected(vectors, head.predictions.decoder, labels, teacher)
+    torch.testing.assert_close(cast, label_over_expected(vectors, head.predictions.decoder, labels, teacher))
