@@ -19,26 +19,19 @@ from hf_bert4rec.cpu_attention import has_bf16_products
 RECIPES = Path(__file__).parent / "recipes"
 
 
-def events_of(log: Path, file: Path) -> Path:
-    """A log with one user a line, `user item item ...`, as a file with one event a line."""
-    with gzip.open(log, "rt") as lines, file.open("w") as events:
-        events.write("user_id,item_id\n")
-        for user, *items in map(str.split, lines):
-            events.writelines(f"{user},{item}\n" for item in items)
-    return file
-
-
 def prepared(row: str, recipe: dict, arguments: argparse.Namespace):
     """The data of a row, made where it is missing and checked to be those that the recipe is meant for."""
     folder, log = arguments.output_dir / f"{row}.data", arguments.data_dir / recipe["log"]
     if not folder.exists():
         if not log.exists():
             sys.exit(f"{arguments.data_dir} has no {recipe['log']}; give --data_dir with the folder that holds it.")
-        is_by_user = recipe.get("one_user_a_line")
-        prepare(events_of(log, folder.with_suffix(".csv")) if is_by_user else log, folder, **recipe["prepare"])
+        if recipe.get("one_user_a_line"):  # user item item ...
+            lines, log = gzip.decompress(log.read_bytes()).decode().splitlines(), folder.with_suffix(".csv")
+            events = [f"{user},{item}\n" for user, *items in map(str.split, lines) for item in items]
+            log.write_text("user_id,item_id\n" + "".join(events))
+        prepare(log, folder, **recipe["prepare"])
     data = load_data(folder)
-    found = data.content_hash()
-    if (expected := recipe.get("data_hash", found)) != found:
+    if (expected := recipe.get("data_hash")) not in (None, (found := data.content_hash())):
         sys.exit(f"{folder} holds other data ({found[:12]}) than the recipe's ({expected[:12]}); get the same log.")
     return data
 

@@ -30,6 +30,7 @@ CHANGED = {
     "head_layer_norm": False,
     "head_transform": False,
     "reading": "both",
+    "num_members": 3,
     "training_loss": "gbce",
     "num_negatives": 7,
     "share_negatives": False,
