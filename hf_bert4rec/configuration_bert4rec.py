@@ -29,7 +29,7 @@ class Bert4RecConfig(PreTrainedConfig):
         vocab_size (`int`, *optional*, defaults to 3709):
             Number of tokens: the items of the catalogue and the special tokens (padding, mask, unknown).
         hidden_size (`int`, *optional*, defaults to 64):
-            Width of item, position and hidden vectors; a multiple of `num_attention_heads` and of `num_members`.
+            Width of item, position and hidden vectors; a multiple of `num_attention_heads`.
         num_hidden_layers (`int`, *optional*, defaults to 2):
             Number of Transformer blocks.
         num_attention_heads (`int`, *optional*, defaults to 2):
