@@ -18,8 +18,8 @@ class MemberNorm(nn.LayerNorm):
 
     Example:
         >>> norm = MemberNorm(nn.LayerNorm(4), num_members=2)
-        >>> norm(torch.tensor([0.0, 2.0, 5.0, 5.0])).round(decimals=3).tolist()
-        [-1.0, 1.0, 0.0, 0.0]
+        >>> norm(torch.tensor([0.0, 2.0, 5.0, 9.0])).round(decimals=3).tolist()
+        [-1.0, 1.0, -1.0, 1.0]
     """
 
     def __init__(self, norm: nn.LayerNorm, num_members: int):
