@@ -120,7 +120,10 @@ class Teacher:
         Raises:
             ValueError: See above.
         """
-        check_vocabulary(self.tokenizer, data)
+        try:
+            check_vocabulary(self.tokenizer, data)
+        except ValueError as error:
+            raise ValueError(f"The teacher {self.name} has other items. {error}") from None
         if self.data_hash != data.content_hash():
             raise ValueError(
                 f"The teacher {self.name} was trained on other data, which may hold what the run is evaluated on; train it on "
