@@ -138,27 +138,34 @@ def _check_own(facts: CardFacts, found: dict[str, Any], file: str | Path):
 
 
 def _check_other_seed(facts: CardFacts, found: dict[str, Any], file: str | Path):
-    run, record = found["run"], facts.record
-    own = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
-    differing = [name for name in own | run.get("options", {}) if own.get(name) != run.get("options", {}).get(name)]
-    remedy = f"evaluate {facts.folder}, or give metrics of the same training with another seed"
-    if facts.members:
-        remedy = f"evaluate {facts.folder}, or give metrics of its members"
-        is_wrong = run["weights_hash"] not in [member["weights_hash"] for member in facts.members]
-        wrong = "of weights that are none of its members'" if is_wrong else None
-    elif "seed" not in run or run["seed"] in facts.seeds:
-        wrong = f"of other weights with the seed {run.get('seed')}"
-    elif found.get("data_hash") != record.get("data_hash"):
-        wrong = "of another run on other data"
-    else:
-        wrong = f"of a run with another {differing[0]}" if differing else None
+    wrong = _no_member(facts, found) if facts.members else _no_other_seed(facts, found)
     key = "weights_hash" if facts.members else "seed"
-    if wrong is None and run[key] in [
-        other["run"][key] for other in facts.other_seeds if _kind(other) == _kind(found)
-    ]:
-        wrong = f"of the seed {run['seed']} a second time"
+    same = [other["run"][key] for other in facts.other_seeds if _kind(other) == _kind(found)]
+    if wrong is None and found["run"][key] in same:
+        wrong = f"of the seed {found['run']['seed']} a second time"
     if wrong is not None:
-        raise ValueError(f"{file} holds metrics {wrong}, not those of {facts.folder}; {remedy}.")
+        others = "its members" if facts.members else "the same training with another seed"
+        raise ValueError(
+            f"{file} holds metrics {wrong}, not those of {facts.folder}; evaluate {facts.folder}, or give metrics of {others}."
+        )
+
+
+def _no_member(facts: CardFacts, found: dict[str, Any]) -> str | None:
+    """Why metrics are not those of a member of an ensemble."""
+    is_member = found["run"]["weights_hash"] in [member["weights_hash"] for member in facts.members]
+    return None if is_member else "of weights that are none of its members'"
+
+
+def _no_other_seed(facts: CardFacts, found: dict[str, Any]) -> str | None:
+    """Why metrics are not those of the same training with another seed."""
+    run, record = found["run"], facts.record
+    if "seed" not in run or run["seed"] in facts.seeds:
+        return f"of other weights with the seed {run.get('seed')}"
+    if found.get("data_hash") != record.get("data_hash"):
+        return "of another run on other data"
+    own = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
+    given = run.get("options", {})
+    return next((f"of a run with another {name}" for name in own | given if own.get(name) != given.get(name)), None)
 
 
 def _kind(metrics: dict[str, Any]) -> tuple[str, str]:

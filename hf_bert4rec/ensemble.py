@@ -28,6 +28,7 @@ from .energy import total_energy
 from .fine_tuning import FREE_FIELDS
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .run_folder import RUN_FILE, check_run, load_run, read_record, weights_hash
+from .run_record import last_part
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .whole_file import whole_folder
 
@@ -105,8 +106,8 @@ def ensemble_runs(
         members, readings = _members(runs, records), {} if reading is not None else _mean_readings(records)
         loaded = [load_run(run) for run in runs]
         _check_same_training(runs, [tokenizer for _, tokenizer in loaded], records)
-        best = min if records[0].get("training_arguments", {}).get("greater_is_better") is False else max
         if readings:
+            best = min if records[0]["training_arguments"].get("greater_is_better") is False else max
             reading = best(readings, key=readings.__getitem__)
         ensemble = ensemble_models([model for model, _ in loaded], reading=reading)
         ensemble.save_pretrained(partial)
@@ -202,7 +203,7 @@ def _members(runs: Sequence[str | Path], records: list[dict[str, Any]]) -> list[
 
 
 def _command(runs: Sequence[str | Path], output_dir: Path, reading: str | None) -> str:
-    words = ["hf-bert4rec", "ensemble", *(Path(run).name for run in runs), "--output_dir", output_dir.name]
+    words = ["hf-bert4rec", "ensemble", *map(last_part, runs), "--output_dir", last_part(output_dir)]
     return shlex.join(words + ([] if reading is None else ["--reading", reading]))
 
 

@@ -17,7 +17,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .losses import catalogue_cross_entropy
 from .member_norm import normalise_by_member
 from .sampled_losses import sampled_loss, starting_bias
-from .soft_targets import SoftTargets, label_over_expected
+from .soft_targets import SoftTargets
 
 
 class Bert4RecPredictionHead(nn.Module):
@@ -79,12 +79,9 @@ class Bert4RecItemHead(nn.Module):
         """
         decoder = self.predictions.decoder
         if self.config.training_loss == "softmax":
-            loss = catalogue_cross_entropy(vectors, decoder.weight, decoder.bias, labels, num_items_in_batch)
-            if teacher is None or not len(labels):
-                return loss
-            count = labels.ne(-100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            count = torch.as_tensor(count, device=loss.device)
-            return loss + teacher.weight * label_over_expected(vectors, decoder, labels, teacher) / count
+            return catalogue_cross_entropy(
+                vectors, decoder.weight, decoder.bias, labels, num_items_in_batch, teacher=teacher
+            )
         # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
         generator = None if self.training else torch.Generator(labels.device).manual_seed(0)
         return sampled_loss(

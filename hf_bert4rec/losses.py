@@ -15,6 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from .sharded_items import is_sharded, sharded_cross_entropy
+from .soft_targets import SoftTargets, label_over_expected
 
 # Rows of scores that exist at once on a GPU, and where the catalogue is split over processes.
 ROWS_PER_CHUNK = 256
@@ -34,6 +35,8 @@ def catalogue_cross_entropy(
     item_bias: torch.Tensor | None,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    teacher: SoftTargets | None = None,
 ) -> torch.Tensor:
     r"""
     Softmax cross-entropy of each label over the whole catalogue.
@@ -46,9 +49,13 @@ def catalogue_cross_entropy(
         num_items_in_batch (`int`, *optional*):
             Number of labels the sum is divided by: those of all accumulated batches and processes, as `Trainer` counts
             them. `None`: those given here.
+        teacher ([`SoftTargets`], *optional*): For the same labels.
 
     Returns:
         `torch.Tensor` of shape `()`: the mean in nats; 0 (with a gradient of 0) where nothing is labelled.
+
+    Raises:
+        ValueError: If there is a teacher and the item embedding is sharded over processes.
 
     Example:
         >>> loss = catalogue_cross_entropy(torch.zeros(2, 4), torch.zeros(8, 4), None, torch.tensor([3, 5]))
@@ -61,12 +68,20 @@ def catalogue_cross_entropy(
         # Nothing hidden in this part of the batch: the graph must reach every parameter all the same.
         return (hidden_states.sum() + item_embeddings.sum() * 0 + (0 if item_bias is None else item_bias.sum())) * 0
     if is_sharded(item_embeddings):
+        if teacher is not None:
+            raise ValueError(
+                "The item embedding is sharded over processes, where a teacher of the whole softmax cannot be heard; choose "
+                "training_loss='sampled_softmax', or train without a teacher."
+            )
         summed = sharded_cross_entropy(hidden_states, item_embeddings, item_bias, labels, ROWS_PER_CHUNK)
     elif hidden_states.device.type == "cpu" and not torch.compiler.is_compiling():
         dtype, with_gradients = _product_dtype(hidden_states), torch.is_grad_enabled()
         summed = _TiledCrossEntropy.apply(hidden_states, item_embeddings, item_bias, labels, dtype, with_gradients)
     else:
         summed = _summed_cross_entropy(hidden_states, item_embeddings, item_bias, labels)
+    if teacher is not None:
+        over_expected = label_over_expected(hidden_states, item_embeddings, item_bias, labels, teacher)
+        summed = summed + teacher.weight * over_expected
     if isinstance(num_items_in_batch, torch.Tensor):
         num_items_in_batch = num_items_in_batch.to(summed.device)
     return summed / num_items_in_batch

@@ -13,8 +13,6 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .sharded_items import is_sharded
-
 # Scores that exist at once, 4 MiB of them, which stay in a processor's cache; of large catalogues at least those of some labels.
 SCORES_AT_ONCE = 1 << 20
 LABELS_AT_ONCE = 64
@@ -36,38 +34,35 @@ class SoftTargets(NamedTuple):
 
 
 def label_over_expected(
-    hidden_states: torch.Tensor, decoder: nn.Linear, labels: torch.Tensor, teacher: SoftTargets
+    hidden_states: torch.Tensor,
+    item_embeddings: torch.Tensor,
+    item_bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    teacher: SoftTargets,
 ) -> torch.Tensor:
     r"""
     How much higher the labels score than items do on average under a teacher's probabilities over the whole catalogue, summed.
 
     Args:
         hidden_states (`torch.Tensor` of shape `(num_labels, hidden_size)`): One vector per hidden item.
-        decoder (`nn.Linear`): The item embedding as its weight, and the items' bias.
+        item_embeddings (`torch.Tensor` of shape `(vocab_size, hidden_size)`): The output embedding.
+        item_bias (`torch.Tensor` of shape `(vocab_size,)`, *optional*): Added to the scores.
         labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each hidden item; -100 is ignored.
         teacher ([`SoftTargets`]): For the same labels.
 
     Returns:
         `torch.Tensor` of shape `()`: nats.
 
-    Raises:
-        ValueError: If the item embedding is sharded over processes.
-
     Example:
-        >>> teacher, decoder = nn.Linear(4, 8), nn.Linear(2, 8)
-        >>> with torch.no_grad():
-        ...     _ = decoder.weight.zero_(), decoder.bias.copy_(torch.arange(8.0)), teacher.weight.zero_(), teacher.bias.zero_()
+        >>> teacher, bias = nn.Linear(4, 8), torch.arange(8.0)
+        >>> _ = nn.init.zeros_(teacher.bias)
         >>> targets = SoftTargets(torch.zeros(1, 4), teacher, 0.5)
-        >>> round(label_over_expected(torch.zeros(1, 2), decoder, torch.tensor([5]), targets).item(), 3)  # 5 - 3.5
+        >>> found = label_over_expected(torch.zeros(1, 2), torch.zeros(8, 2), bias, torch.tensor([5]), targets)
+        >>> round(found.item(), 3)  # 5 - 3.5
         1.5
     """
-    if is_sharded(decoder.weight):
-        raise ValueError(
-            "The item embedding is sharded over processes, where a teacher of the whole softmax cannot be heard; choose "
-            "training_loss='sampled_softmax', or train without a teacher."
-        )
-    bias = torch.zeros(decoder.out_features, device=decoder.weight.device) if decoder.bias is None else decoder.bias
-    return _LabelOverExpected.apply(hidden_states, decoder.weight, bias, labels, teacher)
+    bias = item_embeddings.new_zeros(len(item_embeddings)) if item_bias is None else item_bias
+    return _LabelOverExpected.apply(hidden_states, item_embeddings, bias, labels, teacher)
 
 
 class _LabelOverExpected(torch.autograd.Function):

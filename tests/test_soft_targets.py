@@ -134,6 +134,7 @@ def test_in_half_precision_the_loss_is_that_of_the_same_numbers_in_whole(head, v
     whole = half._replace(decoder=copy.deepcopy(half.decoder).double(), vectors=half.vectors.double())
     found, expected = (head.loss(vectors, labels, teacher=each) for each in (half, whole))
     torch.testing.assert_close(found, expected)
+    given = vectors, *head.predictions.decoder.parameters(), labels, teacher
     with torch.autocast("cpu", torch.bfloat16):
-        cast = label_over_expected(vectors, head.predictions.decoder, labels, teacher)
-    torch.testing.assert_close(cast, label_over_expected(vectors, head.predictions.decoder, labels, teacher))
+        cast = label_over_expected(*given)
+    torch.testing.assert_close(cast, label_over_expected(*given))
