@@ -1,19 +1,15 @@
 """
 One row of the results table from its recipe in `examples/recipes`: prepare, train, test once, write the model card.
-
-    python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS
-
-The same command given again goes on where it stopped. Models of a recipe's `teacher_seeds`, as an ensemble, teach the others.
+`python examples/04_reproduce.py ml-1m --data_dir LOGS --output_dir RUNS`, given again, goes on where it stopped.
 """
 
 import argparse
 import gzip
-import itertools
 import json
 import sys
 from pathlib import Path
 
-from hf_bert4rec import ensemble_runs, evaluate_run, load_data, prepare, train, write_model_card
+from hf_bert4rec import adjust_run, ensemble_runs, evaluate_run, load_data, prepare, train, write_model_card
 from hf_bert4rec.cpu_attention import has_bf16_products
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -55,15 +51,19 @@ def main():
         sys.exit(f"There is no recipe {file}; choose of {', '.join(sorted(path.stem for path in RECIPES.iterdir()))}.")
     row, recipe, cards = file.stem, json.loads(file.read_text()), arguments.cards_dir
     arguments.output_dir.mkdir(parents=True, exist_ok=True), cards.mkdir(parents=True, exist_ok=True)
-    data, start, metrics = prepared(row, recipe, arguments), arguments.output_dir / row, []
+    start, metrics = arguments.output_dir / recipe.get("adjusts", row), []
+    recipe = json.loads(file.with_name(f"{start.name}.json").read_text()) | recipe
+    data = prepared(start.name, recipe, arguments)
     options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
     if "teacher_seeds" in recipe:
-        teacher = start.with_name(f"{row}-teacher")
+        teacher = start.with_name(f"{start.name}-teacher")
         if not teacher.exists():
             ensemble_runs(trained(teacher, data, recipe["teacher_seeds"], options), teacher)
         options |= recipe["student"] | {"teacher": teacher}
     runs = trained(start, data, arguments.seeds or recipe["seeds"], options)
-    for run, protocol in itertools.product(runs, recipe["protocols"]):
+    pairs = [(run, run.with_name(run.name.replace(start.name, row, 1))) for run in runs]  # alike, unless it adjusts
+    runs = [to if to.exists() else adjust_run(run, data, to, tau=recipe["tau"]) for run, to in pairs]
+    for run, protocol in [(run, protocol) for run in runs for protocol in recipe["protocols"]]:
         metrics.append(run.with_name(f"{run.name}-{protocol}.json"))
         if not metrics[-1].exists():
             found = evaluate_run(run, data, protocol=protocol, with_coverage=protocol == "full-catalogue")

@@ -27,6 +27,7 @@ from .export import write_export
 from .exported_scorer import ExportedScorer
 from .interactions import InteractionData, InteractionOptions, load_data, prepare
 from .known_results import known_beside
+from .logit_adjustment import adjust_logits, adjust_run
 from .model_card import write_model_card
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel, Bert4RecPreTrainedModel
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
@@ -74,6 +75,8 @@ __all__ = [
     "SequenceOptions",
     "Teacher",
     "TrainingSequences",
+    "adjust_logits",
+    "adjust_run",
     "change_catalogue",
     "comparability",
     "compare",

@@ -184,6 +184,11 @@ def _check_same_training(
                 f"{run} was trained with causal_probability {objectives[place]}, {runs[0]} with {objectives[0]}; give runs of "
                 "the same."
             )
+        taus = [record.get("options", {}).get("tau", 0) for record in (records[place], records[0])]
+        if taus[0] != taus[1]:
+            raise ValueError(
+                f"{run} is adjusted by {taus[0]:g}, {runs[0]} by {taus[1]:g}; join the runs that they were made of, then adjust."
+            )
 
 
 def _members(runs: Sequence[str | Path], records: list[dict[str, Any]]) -> list[dict[str, Any]]:

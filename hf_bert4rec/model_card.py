@@ -46,7 +46,7 @@ CURVE_ROWS = 12
 # Fields of the configuration that the card names elsewhere, and options that change no figure.
 TOLD_ELSEWHERE = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"}
 TOLD_ELSEWHERE |= {"training_loss", "hidden_dropout_prob"}
-UNTOLD_OPTIONS = {"recipe", "seed", "disable_tqdm", "use_cpu", "report_to"}
+UNTOLD_OPTIONS = {"recipe", "seed", "disable_tqdm", "use_cpu", "report_to", "tau"}
 # Groups with fewer users are in the table, but nothing is concluded from them.
 MIN_USERS_OF_A_GROUP = 50
 
@@ -334,6 +334,10 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         judge = "best on validation" + (", members on average" if facts.members else "")
         rows.append(["reading", f"{config.reading}, {judge} ({found})"])
+    if tau := record.get("options", {}).get("tau"):
+        rows.append(
+            ["adjusted", f"{tau:g} log(1 + training events of an item) taken off its score, after all of the above"]
+        )
     return rows + machine_rows(record)
 
 

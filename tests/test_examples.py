@@ -143,6 +143,28 @@ def test_the_models_of_a_row_learn_from_those_of_its_teacher_seeds(tmp_path, row
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
 
+def test_a_row_that_adjusts_another_takes_its_recipe_and_its_runs(tmp_path, row):
+    other = {"adjusts": "ring", "tau": 0.5, "seeds": [1], "card": {"title": "Adjusted"}}
+    (tmp_path / "less.json").write_text(json.dumps(other))
+    options = ("--data_dir", "logs", "--output_dir", "runs", "--cards_dir", "cards")
+    done = run("04_reproduce.py", tmp_path, "less.json", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = {path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()}
+    assert made == {"ring.data", "ring-1", "less-1"}
+    assert {path.name for path in (tmp_path / "runs").glob("*-*.json")} == {
+        f"less-1-{protocol}.json" for protocol in row["protocols"]
+    }
+    facts = json.loads((tmp_path / "cards" / "less.json").read_text())
+    assert facts["recipe"] == row | other
+    assert (
+        facts["runs"][0]["commands"][-1] == "hf-bert4rec adjust ring-1 --data ring.data --tau 0.5 --output_dir less-1"
+    )
+    assert "| adjusted | 0.5 log(1 + training events" in (tmp_path / "cards" / "less.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    assert run("04_reproduce.py", tmp_path, "less.json", *options).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == before
+
+
 def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     (tmp_path / "logs" / "ring.txt.gz").unlink()
     done = reproduce(tmp_path)
@@ -152,11 +174,17 @@ def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     assert done.stderr.endswith(f"choose of {', '.join(sorted(path.stem for path in RECIPES))}.\n")
 
 
+def read_recipe(path):
+    """With what it takes from the row that it adjusts."""
+    recipe = json.loads(path.read_text())
+    return json.loads(path.with_name(f"{recipe.get('adjusts', path.stem)}.json").read_text()) | recipe
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_gives_options_that_there_are(path):
-    recipe = json.loads(path.read_text())
+    recipe = read_recipe(path)
     known = {"log", "one_user_a_line", "data_hash", "prepare", "train", "protocols", "seeds", "card"}
-    assert recipe.keys() - known in (set(), {"teacher_seeds", "student"})
+    assert recipe.keys() - known in (set(), {"teacher_seeds", "student"}, {"adjusts", "tau"})
     InteractionOptions(**recipe["prepare"])
     CardOptions(**recipe["card"])
     options = {name for fields in option_fields().values() for name in fields}
@@ -172,7 +200,7 @@ def test_a_recipe_gives_options_that_there_are(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_for_the_log_that_it_names(path, real_data, tmp_path):
     script = runpy.run_path(str(ROOT / "examples" / "04_reproduce.py"))
-    recipe = json.loads(path.read_text())
+    recipe = read_recipe(path)
     assert len(recipe["data_hash"]) == 64
     arguments = argparse.Namespace(data_dir=real_data, output_dir=tmp_path)
     assert script["prepared"](path.stem, recipe, arguments).content_hash() == recipe["data_hash"]

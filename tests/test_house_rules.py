@@ -33,7 +33,7 @@ LEVELS = (
     {"pipeline_recommendation", "export", "catalogue", "plots", "baselines", "recipes"}
     | {"embedding", "run_folder", "run_arguments", "answer_files"},
     {"run_record", "publishing", "convert", "serving_requests", "fine_tuning", "comparison", "card_facts"},
-    {"distillation", "ensemble", "serving", "web"},
+    {"distillation", "ensemble", "logit_adjustment", "serving", "web"},
     {"training"},
     {"model_card", "space", "hyperparameter_search"},
     {"__init__"},

@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from . import (
+    adjust,
     card,
     compare_metrics,
     convert,
@@ -37,6 +38,7 @@ COMMANDS: dict[str, ModuleType] = {
     "card": card,
     "push": push,
     "ensemble": ensemble,
+    "adjust": adjust,
     "embed": embed,
     "convert": convert,
     "export": export,
