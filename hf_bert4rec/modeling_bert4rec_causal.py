@@ -8,6 +8,7 @@ The causal sibling of BERT4Rec: every event predicts the next one from itself an
 `head_transform=False`, `embedding_layer_norm=False`, and a feed-forward layer as wide as the model.
 """
 
+import copy
 from typing import cast
 
 import torch
@@ -28,7 +29,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
 
     A [MASK] at the end of a history stands for the item to come, as for its sibling, so that both are ranked by the same
     batches; no event sees it. The configuration's `reading` becomes `"causal"`, with which `AutoModelForMaskedLM` ranks a
-    saved model in the same way.
+    saved model in the same way; the one given stays as it is.
 
     Args:
         config ([`Bert4RecConfig`]): The architecture.
@@ -42,6 +43,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM):
     """
 
     def __init__(self, config: Bert4RecConfig):
+        config = copy.deepcopy(config)  # a masked model of the same configuration reads on as before
         config.reading = "causal"
         super().__init__(config)
 

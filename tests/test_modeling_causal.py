@@ -176,3 +176,13 @@ def test_a_saved_model_loads_as_either_class_and_ranks_the_same(tmp_path):
     assert (type(causal), type(masked)) == (Bert4RecForCausalLM, Bert4RecForMaskedLM)
     for loaded in (causal, masked):
         torch.testing.assert_close(loaded.eval().user_vectors(tokens), expected)
+
+
+@pytest.mark.parametrize(
+    "classes", [(Bert4RecForMaskedLM, Bert4RecForCausalLM), (Bert4RecForCausalLM, Bert4RecForMaskedLM)]
+)
+def test_models_of_one_configuration_read_each_in_its_own_way(classes):
+    config = Bert4RecConfig(**SIZES)
+    models = {model_class: model_class(config).eval() for model_class in classes}
+    assert models[Bert4RecForMaskedLM].config.reading == config.reading == "masked"
+    assert models[Bert4RecForCausalLM].config.reading == "causal"
