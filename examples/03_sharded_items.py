@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.distributed import DistributedConfig
 
 from hf_bert4rec import Bert4RecForMaskedLM, DataCollatorForCloze, TrainingSequences, compare, load_data
+from hf_bert4rec.catalogue import tokenizer_of
 from hf_bert4rec.cpu_parallelism import CpuParallelismConfig
 
 
@@ -54,6 +55,7 @@ def main():
     if arguments.process_index == 0:
         rows = model.get_input_embeddings().weight.to_local() if model.tp_size else model.get_input_embeddings().weight
         print(f"{len(rows)} of {model.config.vocab_size} rows in the first process, validation NDCG@10 {ndcg:.3f}")
+        tokenizer_of(data).save_pretrained(options.output_dir)
     model.save_pretrained(options.output_dir)  # one checkpoint, which any number of processes loads
 
 

@@ -1,6 +1,5 @@
 """Every example runs in its short form, as a person starts it, and stays short."""
 
-import argparse
 import dataclasses
 import gzip
 import json
@@ -20,6 +19,7 @@ from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecTokenizer, 
 from hf_bert4rec.embedding import write_vectors
 from hf_bert4rec.model_card import CardOptions
 from hf_bert4rec.protocols import PROTOCOLS
+from hf_bert4rec.reproduction import prepared_data, read_recipe
 from hf_bert4rec.run_folder import load_run
 from hf_bert4rec.training import option_fields
 
@@ -143,6 +143,51 @@ def test_the_models_of_a_row_learn_from_those_of_its_teacher_seeds(tmp_path, row
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*")} == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"num_train_epochs": 3}}, "runs/ring-1 was made with num_train_epochs 2, in the recipe it is 3"),
+        (
+            {"train": {"norm_position": "post"}},
+            "runs/ring-1 was made with norm_position None, in the recipe it is 'post'",
+        ),
+        ({"prepare": {"min_user_events": 2}}, "runs/ring.data was made with min_user_events 1, in the recipe it is 2"),
+    ],
+)
+def test_a_row_is_not_made_of_what_another_recipe_made(tmp_path, row, changes, message):
+    (tmp_path / "ring.json").write_text(json.dumps(row | {"seeds": [1], "protocols": ["full-catalogue"]}))
+    assert reproduce(tmp_path).returncode == 0
+    card = (tmp_path / "cards" / "ring.md").read_bytes()
+    changed = row | {name: row[name] | values for name, values in changes.items()}
+    (tmp_path / "ring.json").write_text(json.dumps(changed))
+    done = reproduce(tmp_path, "--seeds", "1")
+    assert (done.returncode, done.stderr) == (1, f"{message}; remove the folder, or give another --output_dir.\n")
+    assert (tmp_path / "cards" / "ring.md").read_bytes() == card
+
+
+def test_metrics_of_weights_that_are_gone_are_measured_anew(tmp_path, row):
+    (tmp_path / "ring.json").write_text(json.dumps(row | {"seeds": [1], "protocols": ["full-catalogue"]}))
+    assert reproduce(tmp_path).returncode == 0
+    file = tmp_path / "runs" / "ring-1-full-catalogue.json"
+    expected = file.read_text()
+    file.write_text(json.dumps(json.loads(expected) | {"run": {"weights_hash": "of others"}, "num_users": 1}))
+    assert reproduce(tmp_path).returncode == 0
+    assert file.read_text() == expected
+
+
+def test_a_teacher_of_other_seeds_is_not_taken(tmp_path, row):
+    row |= {"teacher_seeds": [1, 2], "seeds": [3], "student": {"teacher_weight": 0.8}, "protocols": ["full-catalogue"]}
+    (tmp_path / "ring.json").write_text(json.dumps(row))
+    assert reproduce(tmp_path).returncode == 0
+    (tmp_path / "ring.json").write_text(json.dumps(row | {"teacher_seeds": [1, 4]}))
+    message = "runs/ring-teacher was made with seeds [1, 2], in the recipe it is [1, 4]"
+    assert reproduce(tmp_path).stderr.startswith(message)
+    (tmp_path / "ring.json").write_text(json.dumps(row | {"student": {"teacher_weight": 0.7}}))
+    assert reproduce(tmp_path).stderr.startswith(
+        "runs/ring-3 was made with teacher_weight 0.8, in the recipe it is 0.7"
+    )
+
+
 def test_a_row_that_adjusts_another_takes_its_recipe_and_its_runs(tmp_path, row):
     other = {"adjusts": "ring", "tau": 0.5, "seeds": [1], "card": {"title": "Adjusted"}}
     (tmp_path / "less.json").write_text(json.dumps(other))
@@ -174,12 +219,6 @@ def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     assert done.stderr.endswith(f"choose of {', '.join(sorted(path.stem for path in RECIPES))}.\n")
 
 
-def read_recipe(path):
-    """With what it takes from the row that it adjusts."""
-    recipe = json.loads(path.read_text())
-    return json.loads(path.with_name(f"{recipe.get('adjusts', path.stem)}.json").read_text()) | recipe
-
-
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_gives_options_that_there_are(path):
     recipe = read_recipe(path)
@@ -199,11 +238,9 @@ def test_a_recipe_gives_options_that_there_are(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_for_the_log_that_it_names(path, real_data, tmp_path):
-    script = runpy.run_path(str(ROOT / "examples" / "04_reproduce.py"))
     recipe = read_recipe(path)
     assert len(recipe["data_hash"]) == 64
-    arguments = argparse.Namespace(data_dir=real_data, output_dir=tmp_path)
-    assert script["prepared"](path.stem, recipe, arguments).content_hash() == recipe["data_hash"]
+    assert prepared_data(recipe, real_data, tmp_path / "data").content_hash() == recipe["data_hash"]
 
 
 def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_log):
@@ -215,7 +252,9 @@ def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_l
     done = run("03_sharded_items.py", tmp_path, *options, launcher=launcher)
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"{-(-config.vocab_size // 2)} of {config.vocab_size} rows in the first process" in done.stdout
-    assert Bert4RecForMaskedLM.from_pretrained(tmp_path / "sharded").config.vocab_size == config.vocab_size
+    model, tokenizer = load_run(tmp_path / "sharded")  # as every command does
+    assert model.config.vocab_size == config.vocab_size
+    assert tokenizer.item_ids == data.item_ids.to_pylist()
 
 
 def test_a_model_is_continued_on_the_later_half_and_nothing_is_trained_twice(tmp_path):

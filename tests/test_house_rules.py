@@ -36,6 +36,7 @@ LEVELS = (
     {"distillation", "ensemble", "logit_adjustment", "serving", "web"},
     {"training"},
     {"model_card", "space", "hyperparameter_search"},
+    {"reproduction"},
     {"__init__"},
     {"command_options", "demo"},
     {"commands"},

@@ -1,0 +1,184 @@
+"""
+A row of the results table from its recipe: prepare, train, test once, write the model card. What is there is not made again.
+
+*Source:* what reproductions of BERT4Rec found missing in the papers (Petrov & Macdonald, RecSys 2022): one command, with all it
+takes, for each figure.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .comparison import evaluate_run
+from .cpu_attention import has_bf16_products
+from .ensemble import ensemble_runs
+from .interactions import InteractionData, load_data, prepare
+from .logit_adjustment import adjust_run
+from .model_card import write_model_card
+from .protocols import read_metrics
+from .run_folder import read_record, weights_hash
+from .training import train
+from .whole_file import write_whole_file
+
+
+def reproduce(
+    recipe_file: str | Path,
+    data_dir: str | Path,
+    output_dir: str | Path,
+    cards_dir: str | Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    command: str | None = None,
+) -> list[Path]:
+    r"""
+    Make a row of the results table, `ROW` being the name of its recipe; begun again, it goes on where it stopped.
+
+    Args:
+        recipe_file (`str` or `Path`): JSON, see CONTRIBUTING.md.
+        data_dir (`str` or `Path`): Folder of the logs.
+        output_dir (`str` or `Path`):
+            Folder for the prepared data `ROW.data`, the runs `ROW-SEED` and their metrics `ROW-SEED-PROTOCOL.json`.
+        cards_dir (`str` or `Path`): Folder for the card `ROW.md`, its pictures, and the facts behind it, `ROW.json`.
+        seeds (sequence of `int`, *optional*): By default those of the recipe.
+        command (`str`, *optional*): What the card gives as the command that makes the row.
+
+    Returns:
+        `list[Path]`: the card and its pictures.
+
+    Raises:
+        FileNotFoundError: If the recipe or the log is missing.
+        ValueError: If the log is another than the recipe's, or what is there was made by other options.
+    """
+    file, output_dir, cards_dir = Path(recipe_file), Path(output_dir), Path(cards_dir)
+    recipe = read_recipe(file)
+    for folder in (output_dir, cards_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    start = output_dir / recipe.get("adjusts", file.stem)
+    data = prepared_data(recipe, Path(data_dir), start.with_name(f"{start.name}.data"))
+    runs = _runs(recipe, data, start, seeds or recipe["seeds"])
+    if "adjusts" in recipe:
+        runs = [
+            _adjusted(run, data, run.with_name(run.name.replace(start.name, file.stem, 1)), recipe) for run in runs
+        ]
+    metrics = [_metrics_file(run, data, protocol) for run in runs for protocol in recipe["protocols"]]
+    written = write_model_card(runs[0], metrics, cards_dir / f"{file.stem}.md", command=command, **recipe["card"])
+    facts = {"command": command, "recipe": recipe, "metrics": [read_metrics(path) for path in metrics]}
+    facts["runs"] = [read_record(run) for run in runs]
+    write_whole_file(cards_dir / f"{file.stem}.json", json.dumps(facts, indent=1) + "\n")
+    return written
+
+
+def read_recipe(file: str | Path) -> dict[str, Any]:
+    r"""
+    A recipe; one that adjusts another has what it does not say from there.
+
+    Args:
+        file (`str` or `Path`): JSON; another recipe is looked for beside it.
+
+    Returns:
+        `dict`
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+    """
+    recipe = json.loads(Path(file).read_text("utf-8"))
+    if "adjusts" not in recipe:
+        return recipe
+    return json.loads(Path(file).with_name(f"{recipe['adjusts']}.json").read_text("utf-8")) | recipe
+
+
+def prepared_data(recipe: dict[str, Any], data_dir: Path, folder: Path) -> InteractionData:
+    r"""
+    The data of a row, made where they are missing, and checked to be those that the recipe is meant for.
+
+    Args:
+        recipe (`dict`): See [`read_recipe`].
+        data_dir (`Path`): Folder of the logs.
+        folder (`Path`): Of the prepared data.
+
+    Returns:
+        [`InteractionData`]
+
+    Raises:
+        FileNotFoundError: If the log is missing.
+        ValueError: If data or their options are others than the recipe's.
+    """
+    log = data_dir / recipe["log"]
+    if not folder.exists():
+        if not log.exists():
+            raise FileNotFoundError(
+                f"{data_dir} has no {recipe['log']}; give --data_dir with the folder that holds it."
+            )
+        if recipe.get("one_user_a_line"):  # user item item ...
+            lines, log = gzip.decompress(log.read_bytes()).decode().splitlines(), folder.with_suffix(".csv")
+            events = [f"{user},{item}\n" for user, *items in map(str.split, lines) for item in items]
+            log.write_text("user_id,item_id\n" + "".join(events))
+        prepare(log, folder, **recipe["prepare"])
+    data = load_data(folder)
+    _check_alike(folder, data.metadata["options"], recipe["prepare"])
+    if (expected := recipe.get("data_hash")) not in (None, (found := data.content_hash())):
+        raise ValueError(
+            f"{folder} holds other data ({found[:12]}) than the recipe's ({expected[:12]}); get the same log."
+        )
+    return data
+
+
+def _runs(recipe: dict[str, Any], data: InteractionData, start: Path, seeds: Sequence[int]) -> list[Path]:
+    """A run for each seed, `START-SEED`, taught by the ensemble of the teacher's seeds where there are some."""
+    options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
+    if "teacher_seeds" in recipe:
+        teacher = start.with_name(f"{start.name}-teacher")
+        if not teacher.exists():  # else its members are needed no more
+            ensemble_runs(_trained(teacher, data, recipe["teacher_seeds"], options), teacher)
+        _check_run(teacher, data, recipe["teacher_seeds"], options)
+        options |= recipe["student"] | {"teacher": teacher}
+    return _trained(start, data, seeds, options)
+
+
+def _trained(start: Path, data: InteractionData, seeds: Sequence[int], options: dict[str, Any]) -> list[Path]:
+    runs = {seed: start.with_name(f"{start.name}-{seed}") for seed in seeds}
+    for seed, run in runs.items():
+        if not run.exists():
+            train(data, run, seed=seed, **options)
+        _check_run(run, data, [seed], options)
+    return list(runs.values())
+
+
+def _adjusted(run: Path, data: InteractionData, folder: Path, recipe: dict[str, Any]) -> Path:
+    if not folder.exists():
+        adjust_run(run, data, folder, tau=recipe["tau"])
+    _check_run(folder, data, [read_record(run)["training_arguments"]["seed"]], {"tau": recipe["tau"]})
+    return folder
+
+
+def _check_run(run: Path, data: InteractionData, seeds: Sequence[int], options: dict[str, Any]):
+    """Whether a run was made of this data with these seeds and options."""
+    record = read_record(run)
+    found = [member["seed"] for member in record.get("members", [record["training_arguments"]])]
+    # What `train` chose by itself may be what the recipe says.
+    made = record["sequence_options"] | record["options"] | {"data_hash": record["data_hash"], "seeds": found}
+    _check_alike(run, made, options | {"data_hash": data.content_hash(), "seeds": list(seeds)})
+
+
+def _check_alike(folder: Path, made: dict[str, Any], wanted: dict[str, Any]):
+    """Whether what is there was made by what is wanted; of paths the last part is recorded."""
+    for name, value in wanted.items():
+        found, value = made.get(name), value.name if isinstance(value, Path) else value
+        if found != value:
+            raise ValueError(
+                f"{folder} was made with {name} {found!r}, in the recipe it is {value!r}; remove the folder, or give another "
+                "--output_dir."
+            )
+
+
+def _metrics_file(run: Path, data: InteractionData, protocol: str) -> Path:
+    """The metrics of these weights under a protocol, `RUN-PROTOCOL.json`: the test targets are looked at once."""
+    file = run.with_name(f"{run.name}-{protocol}.json")
+    if not file.exists() or read_metrics(file)["run"]["weights_hash"] != weights_hash(run):
+        found = evaluate_run(run, data, protocol=protocol, with_coverage=protocol == "full-catalogue")
+        write_whole_file(file, json.dumps(found, indent=1))
+    return file
