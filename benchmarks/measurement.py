@@ -24,6 +24,8 @@ from .histories import Histories
 from .task import TOP_K, WARMUP_STEPS, Task
 
 MATRIX_SIZE = 1024
+# Where a product takes long, as in bfloat16 without instructions for it, no more of them are begun after so many CPU seconds.
+MATRIX_SECONDS = 2.0
 
 
 class Launcher(Protocol):
@@ -99,15 +101,18 @@ def peak_memory() -> int:
 
 
 def matrix_rate(dtype: torch.dtype, repeats: int = 15) -> float:
-    """Operations per CPU second of a square matrix product, the median of some: what this machine can do right now."""
+    """
+    Operations per CPU second of a square matrix product, the median of some, of fewer where one takes long: what this machine
+    can do right now.
+    """
     left, right = torch.randn(2, MATRIX_SIZE, MATRIX_SIZE).to(dtype)
     left @ right
-    rates = []
-    for _ in range(repeats):
+    seconds: list[float] = []
+    while len(seconds) < repeats and sum(seconds) < MATRIX_SECONDS:
         start = time.process_time()
         left @ right
-        rates.append(2 * MATRIX_SIZE**3 / (time.process_time() - start))
-    return statistics.median(rates)
+        seconds.append(time.process_time() - start)
+    return 2 * MATRIX_SIZE**3 / statistics.median(seconds)
 
 
 def check_lists(lists: dict[Any, list[Any]], histories: Histories, users: np.ndarray, filters_seen: bool):

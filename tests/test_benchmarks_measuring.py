@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # benchmarks is no part of the installed package
 
-from benchmarks import arithmetic, datasets, histories, runner  # noqa: E402
+from benchmarks import arithmetic, datasets, histories, measurement, runner  # noqa: E402
 from benchmarks.arithmetic import useful_operations  # noqa: E402
 from benchmarks.histories import Histories  # noqa: E402
 from benchmarks.launchers.ours import Ours, prepared_data  # noqa: E402
@@ -67,6 +67,13 @@ def test_memory_and_rate_follow_what_the_process_does():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.5 < float(done.stdout) < 2
     assert matrix_rate(torch.float32, repeats=3) > 1e8
+
+
+def test_of_products_that_take_long_few_are_timed(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(measurement.time, "process_time", lambda: float(next(now)))
+    assert matrix_rate(torch.float32) == 2 * measurement.MATRIX_SIZE**3  # a second each
+    assert next(now) == 2 * measurement.MATRIX_SECONDS  # the clock was read before and after each
 
 
 def test_lists_with_seen_unknown_or_too_few_items_are_refused():
