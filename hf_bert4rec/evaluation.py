@@ -73,10 +73,11 @@ def evaluate(
             It takes a search for the best items beside the ranks: up to two thirds of the time again on a large catalogue.
 
     Returns:
-        `dict`: `protocol`, `split`, `seed`, `num_users`, `cold_targets` (share of targets that no training event holds) and, for
-        each scorer, its metrics (`ndcg@10` ...) with 95 % bootstrap `intervals` over users; from the second scorer on also
-        `first_minus_this`: 95 % intervals of how much better the first scorer is, user by user; where items unknown to
-        training are missed also `warm`, the metrics over the other targets alone. Last `by_popularity`, see
+        `dict`: `protocol`, `split`, `seed`, `num_users`, `cold_targets` (share of targets that no training event holds), where
+        rivals are drawn `fewest_negatives` and `mean_negatives` of a user, and for each scorer its metrics (`ndcg@10` ...)
+        with 95 % bootstrap `intervals` over users; from the second scorer on also `first_minus_this`: 95 % intervals of how
+        much better the first scorer is, user by user; where items unknown to training are missed also `warm`, the metrics
+        over the other targets alone. Last `by_popularity`, see
         [`metrics.metrics_by_popularity`], and `by_history_length`, see [`metrics.metrics_by_history_length`].
 
     Raises:
@@ -102,6 +103,7 @@ def evaluate(
         found.target_counts.append(item_counts[[row["target"] for row in rows]])
         found.lengths.append(np.array([len(row["input_ids"]) for row in rows]))
         rules = _rivals(chosen, rows, item_counts, seed)
+        found.num_negatives.append(np.array([len(tokens) for tokens in rules.get("candidates", ())]))
         for name, scorer in scorers.items():
             found.note(name, scorer, rows, rules, is_known)
     facts = {"protocol": protocol, "split": sequences.split, "seed": seed, "num_users": len(sequences)}
@@ -115,6 +117,7 @@ class _Found:
     ranks: dict[str, list[np.ndarray]]
     target_counts: list[np.ndarray] = field(default_factory=list)
     lengths: list[np.ndarray] = field(default_factory=list)
+    num_negatives: list[np.ndarray] = field(default_factory=list)
     best_places: dict[str, np.ndarray] = field(default_factory=dict)
 
     def note(self, name: str, scorer: Scorer, rows: list[dict], rules: dict, is_known: np.ndarray | None):
@@ -143,8 +146,13 @@ def _summary(parts: list[_Found], seed: int, only_known: bool) -> dict[str, Any]
     for name in parts[0].best_places:
         best_places = np.minimum.reduce([part.best_places[name] for part in parts])
         metrics[name] |= coverage(best_places, len(best_places) - FIRST_ITEM_TOKEN, CUTOFFS)
+    num_negatives = joined(part.num_negatives for part in parts)
+    drawn: dict[str, Any] = {}
+    if len(num_negatives):
+        drawn = {"fewest_negatives": int(num_negatives.min()), "mean_negatives": float(num_negatives.mean())}
     return {
         "cold_targets": int((target_counts == 0).sum()) / len(target_counts),
+        **drawn,
         **metrics,
         "by_popularity": metrics_by_popularity(ranks, target_counts, seed=seed),
         "by_history_length": metrics_by_history_length(ranks, lengths, seed=seed),

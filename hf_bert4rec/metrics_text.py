@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from .known_results import KnownBeside
+from .protocols import PROTOCOLS
 from .published_results import KnownResult
 
 SHOWN = ("ndcg@10", "recall@10", "mrr")
@@ -38,6 +39,7 @@ def evaluation_text(result: dict[str, Any]) -> str:
     facts = result["conditions"]
     head = f"{result['protocol']}, {result['split']}, {result['num_users']:,} users, cold targets "
     lines = [f"{head}{result['cold_targets']:.2%}", metrics_table(scorers_of(result))]
+    lines += [found] if (found := too_few_negatives(result)) else []
     shares = [
         f"{name} {found['coverage@10']:.1%}" for name, found in scorers_of(result).items() if "coverage@10" in found
     ]
@@ -54,6 +56,18 @@ def evaluation_text(result: dict[str, Any]) -> str:
     elif facts["data"]["split"] == "global-time":
         lines.append("the data are cut in time: --protocol temporal lists only what was known by then")
     return "\n".join(lines)
+
+
+def too_few_negatives(result: dict[str, Any]) -> str:
+    """What to know of figures against fewer items than the protocol draws, as a sentence; nothing where all could be drawn."""
+    wanted = PROTOCOLS[result["protocol"]].num_negatives
+    fewest = result.get("fewest_negatives")  # older files do not tell
+    if wanted is None or fewest is None or fewest >= wanted:
+        return ""
+    return (
+        f"Not every user has {wanted} such items: there were {fewest} at least and {result['mean_negatives']:.1f} on average, "
+        "against which a target is found more easily."
+    )
 
 
 def known_table(beside: KnownBeside, result: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ The page of a trained model, made of the run's own record and its metrics files,
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .distillation import TeacherOptions
 from .interactions.histories import report_text
 from .known_results import known_beside
-from .metrics_text import scorers_of
+from .metrics_text import scorers_of, too_few_negatives
 from .plots import (
     BREAKDOWNS,
     WITHOUT_MATPLOTLIB,
@@ -178,8 +179,9 @@ def _content(facts: CardFacts, options: CardOptions) -> dict[str, Any]:
         "config": facts.config,
         "members": facts.members,
         "record": record,
-        "model_id": options.model_id or facts.folder.resolve().name,
-        "example_items": facts.example_items,
+        # As Python reads them: JSON's escapes of letters beyond 16 bits are none of Python.
+        "model_id": json.dumps(options.model_id or facts.folder.resolve().name, ensure_ascii=False),
+        "example_items": json.dumps(facts.example_items, ensure_ascii=False),
         "results": [_result(found, facts) for found in facts.metrics],
         "shown": facts.shown,
         "by_popularity": _breakdown(facts, "by_popularity"),
@@ -226,7 +228,8 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
     return {
         **found,
         "description": protocol.description,
-        "is_sampled": protocol.num_negatives is not None,
+        "is_sampled": protocol.num_negatives is not None and not too_few_negatives(found),
+        "too_few_negatives": too_few_negatives(found),
         "tells_of_seen_items": "forbidden" in protocol.description or "unseen" in protocol.description,
         "published": _published(found),
         "columns": ["", *COLUMNS.values()],
@@ -324,21 +327,25 @@ def _training_rows(facts: CardFacts) -> list[list[str]]:
     if start := record.get("start"):
         amounts = ", ".join(f"{start[f'num_{kind}_items']:,} {kind}" for kind in ("known", "new", "retired"))
         rows.insert(0, ["continued from", f"{start['model']}; items: {amounts}"])
-    if teacher := record.get("teacher"):
-        weight = record["options"].get("teacher_weight", TeacherOptions.teacher_weight)
-        taken = (
-            f", itself trained in {teacher['cpu_seconds'] / 60:.1f} CPU minutes" if "cpu_seconds" in teacher else ""
-        )
-        rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss{taken}"])
     if readings := record.get("readings"):  # validation of each; older runs chose none
         found = ", ".join(f"{reading} {value:.4f}" for reading, value in readings.items())
         judge = "best on validation" + (", members on average" if facts.members else "")
         rows.append(["reading", f"{config.reading}, {judge} ({found})"])
-    if tau := record.get("options", {}).get("tau"):
-        rows.append(
-            ["adjusted", f"{tau:g} log(1 + training events of an item) taken off its score, after all of the above"]
+    return rows + _later_rows(record) + machine_rows(record)
+
+
+def _later_rows(record: dict[str, Any]) -> list[list[str]]:
+    """Who taught the model, and what became of its scores."""
+    rows, options = [], record.get("options", {})
+    if teacher := record.get("teacher"):
+        weight = options.get("teacher_weight", TeacherOptions.teacher_weight)
+        taken = (
+            f", itself trained in {teacher['cpu_seconds'] / 60:.1f} CPU minutes" if "cpu_seconds" in teacher else ""
         )
-    return rows + machine_rows(record)
+        rows.append(["teacher", f"{teacher['model']}, {weight:.0%} of the loss{taken}"])
+    if tau := options.get("tau"):
+        rows.append(["adjusted", f"{tau:g} log(1 + training events of an item) taken off its score, after training"])
+    return rows
 
 
 def _recipe(record: dict[str, Any]) -> str:

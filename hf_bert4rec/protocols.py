@@ -272,6 +272,9 @@ def _reasons(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
     for name in (*(implied if is_same_protocol else ()), "trained_on", "ties", "tie_order"):
         if differs(a.get(name), b.get(name)):
             yield f"{name.replace('_', ' ')}: {a[name]} against {b[name]}"
+    drawn = [metrics.get("mean_negatives") for metrics in (one, other)]
+    if is_same_protocol and differs(*drawn):
+        yield f"items drawn for a user, on average: {drawn[0]:.1f} against {drawn[1]:.1f}"
     sizes = list(_differing_data(a.get("data", {}), b.get("data", {})))
     yield from sizes
     if sizes or one.get("split") != other.get("split"):

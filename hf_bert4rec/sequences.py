@@ -111,7 +111,10 @@ class EvaluationSequences(torch.utils.data.Dataset):
         target = data.validation_target if split == "validation" else data.test_target
         users = np.flatnonzero(target >= 0)
         if not len(users):
-            raise ValueError(f"No user has a {split} target; a user needs at least three events.")
+            remedy = "a user needs at least three events"
+            if data.metadata["split"] != "leave-one-out":
+                remedy = f"a user needs an event in the {split} period and one before it: prepare with other shares"
+            raise ValueError(f"No user has a {split} target; {remedy}.")
         self.users = users[np.argsort(-target[users], kind="stable")]
         self.target_positions = target[self.users]
 

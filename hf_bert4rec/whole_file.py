@@ -36,7 +36,9 @@ def check_replaceable(path: Path, *, overwrite: bool, inputs: tuple[str, ...]):
     in it, and none with a file that tells an input, such as prepared data or a model.
     """
     if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; give another folder, or --overwrite_output_dir to replace it.")
+        raise FileExistsError(
+            f"{path} exists; give another folder, or --overwrite_output_dir (overwrite=True) to replace it."
+        )
     found = path.iterdir() if path.is_dir() else [path] if path.exists() else []
     for entry in found:
         if entry == path or entry.is_dir() or entry.name in inputs:

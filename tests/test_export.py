@@ -311,7 +311,7 @@ def test_the_command_exports_what_evaluate_then_reads(data, tokenizer, tmp_path,
     capsys.readouterr()
     Bert4RecTokenizer.from_items(tokenizer.item_ids[::-1]).save_pretrained(run)  # the same items in another order
     for arguments, message in (
-        (command, f"{folder} exists; give another folder, or --overwrite_output_dir to replace it."),
+        (command, f"{folder} exists; give another folder, or --overwrite_output_dir (overwrite=True) to replace it."),
         (
             [*command, "--quantize", "int8"],
             "quantize 'int8' needs the format 'onnx', found 'torch'; change one of the two.",

@@ -97,7 +97,8 @@ def test_options_that_do_not_fit_the_log(tmp_path, options, match):
         ("log.csv", b"user_id\nu\n", "no separator \\(, ; | :: tab or space\\) in the first line of .*log.csv: 'user_id'"),
         (
             "log.txt", b"1\t2\t3\t4\n5\t6\t7\t8\n",
-            "log.txt has no header and 4 columns \\(first line: 1, 2, 3, 4\\): give user_column, item_column, time_column",
+            "log.txt has no header and 4 columns \\(first line: 1, 2, 3, 4\\): give user_column, item_column, time_column as "
+            "positions from 0, or by name if that line is a header \\(time_column='none'",
         ),
         ("log.csv.gz", gzip.compress(GOOD.encode(), mtime=0)[:-9], "log.csv.gz is not a whole gzip file"),
         ("log.csv.gz", GOOD.encode(), "log.csv.gz is not a whole gzip file"),

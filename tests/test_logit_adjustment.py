@@ -132,7 +132,7 @@ def test_its_card_says_so_and_takes_no_figures_of_plain_runs(runs, data, tmp_pat
         files.append(tmp_path / f"{run.name}.json")
         files[-1].write_text(json.dumps(evaluate_run(run, data)))
     text = write_model_card(made[0], files[:2])[0].read_text()
-    assert "| adjusted | 0.5 log(1 + training events of an item) taken off its score, after all of the above |" in text
+    assert "| adjusted | 0.5 log(1 + training events of an item) taken off its score, after training |" in text
     assert "The same training with other seeds:" in text
     assert "`tau`" not in text
     with pytest.raises(ValueError, match="metrics of a run with another tau"):

@@ -216,7 +216,7 @@ def test_evaluate_leaves_a_whole_folder_of_pictures_or_none(figures, world, caps
     (plots / "mine.txt").touch()
     assert evaluated(world, "--plots", plots) == 2
     assert capsys.readouterr().err == (
-        f"hf-bert4rec evaluate: {plots} exists; give another folder, or --overwrite_output_dir to replace it.\n"
+        f"hf-bert4rec evaluate: {plots} exists; give another folder, or --overwrite_output_dir (overwrite=True) to replace it.\n"
     )
     assert evaluated(world, "--plots", plots, "--overwrite_output_dir", "--protocol", "popularity-100") == 0
     # against drawn rivals nothing is listed

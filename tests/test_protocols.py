@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hf_bert4rec import compare, prepare
+from hf_bert4rec import EvaluationSequences, compare, prepare
+from hf_bert4rec.interactions.histories import report_text
 from hf_bert4rec.protocols import PROTOCOLS, comparability, find_protocol, read_metrics
 
 
@@ -104,6 +105,30 @@ def test_temporal_states_who_and_what_was_warm(time_cut):
     facts = compare(Constant(time_cut), time_cut)["conditions"]
     assert "temporal" not in facts
     assert facts["data"]["split"] == "global-time"
+
+
+def test_a_cut_in_time_that_leaves_no_targets_says_why(tmp_path):
+    rows = [(user, "pqrs"[step], 4 * place + step) for place, user in enumerate("abc") for step in range(4)]
+    log = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])
+    options = {"min_user_events": 1, "min_item_events": 1, "validation_share": 1 / 3, "test_share": 1 / 3}
+    cut = prepare(log, tmp_path / "cut", split="global-time", **options)
+    split = cut.metadata["report"]["split"]
+    assert (split["users_evaluated"], split["users_train_only"], split["users_unused"]) == (0, 1, 2)
+    text = report_text(cut.metadata["report"])
+    assert "1 users in training only, 2 in no part\n" in text
+    assert (
+        "\nnot every part has targets: a user with one has older events too; give more events or other shares" in text
+    )
+    with pytest.raises(
+        ValueError, match="No user has a test target; a user needs an event in the test period and one before"
+    ):
+        EvaluationSequences(cut, split="test")
+
+
+def test_users_with_targets_in_both_parts_are_no_matter_to_mention(time_cut):
+    text = report_text(time_cut.metadata["report"])
+    assert "in no part" in text  # d
+    assert "not every part has targets" not in text
 
 
 def test_an_evaluation_states_its_conditions(data):

@@ -92,7 +92,8 @@ def choose_event_columns(
     if first_record is not None and missing:
         raise ValueError(
             f"{source} has no header and {len(columns)} columns (first line: {shown(first_record)}): give "
-            f"{', '.join(role + '_column' for role in missing)} as positions from 0 (time_column='none': the order of the log)"
+            f"{', '.join(role + '_column' for role in missing)} as positions from 0, or by name if "
+            "that line is a header (time_column='none': the order of the log)"
         )
     chosen: dict[str, int] = {}
     for role, name in wanted.items():

@@ -237,7 +237,7 @@ def write_users(folder: Path, batches: Iterable[pa.RecordBatch], num_items: int)
         `dict[str, int]`: sizes of the split, and how many targets are items without a training event.
     """
     counts = {name: np.zeros(num_items, dtype=np.int64) for name in ("training", "validation", "test")}
-    sizes = {"users_evaluated": 0, "users_train_only": 0}
+    sizes = {"users_evaluated": 0, "users_train_only": 0, "users_unused": 0}
     with (
         pq.ParquetWriter(folder / "users.parquet", USERS_SCHEMA) as writer,
         (folder / "events.npy").open("rb") as file,
@@ -261,7 +261,8 @@ def write_users(folder: Path, batches: Iterable[pa.RecordBatch], num_items: int)
                 counts[name] += np.bincount(events[(starts + target)[target >= 0]], minlength=num_items)
             is_evaluated = (positions[1] >= 0) | (positions[2] >= 0)
             sizes["users_evaluated"] += int(is_evaluated.sum())
-            sizes["users_train_only"] += int((~is_evaluated).sum())
+            sizes["users_train_only"] += int((~is_evaluated & (positions[0] > 0)).sum())
+            sizes["users_unused"] += int((~is_evaluated & (positions[0] == 0)).sum())
             columns = [batch.column("user_id"), *(pa.array(array, pa.int64()) for array in (num_events, *positions))]
             writer.write_batch(pa.record_batch(columns, schema=USERS_SCHEMA))
     is_cold = counts["training"] == 0
@@ -291,7 +292,13 @@ def report_text(report: dict[str, Any]) -> str:
         f"split {split['name']}: {split['training_events']:,} training events, {split['validation_users']:,} validation "
         f"targets ({split['cold_validation_targets']:,} of them never in training), {split['test_users']:,} test targets "
         f"({split['cold_test_targets']:,} never in training), {split['users_train_only']:,} users in training only"
+        # Of a user whose events are all within the periods of validation and test nothing is read.
+        + (f", {split['users_unused']:,} in no part" if split.get("users_unused") else "")
     )
+    if not (split["validation_users"] and split["test_users"]):
+        lines.append(
+            "not every part has targets: a user with one has older events too; give more events or other shares"
+        )
     if "test_from" in split:
         lines.append(f"validation from {split['validation_from']}, test from {split['test_from']}")
     if "titles" in report:

@@ -119,7 +119,7 @@ def _claim(folder: Path, overwrite: bool) -> Path:
     """The folder to work in, not there yet. Nothing is ever replaced that `prepare` did not make."""
     if folder.exists() and not overwrite:
         raise FileExistsError(
-            f"{folder} exists: choose another output folder, or --overwrite_output_dir to replace it"
+            f"{folder} exists: choose another output folder, or --overwrite_output_dir (overwrite=True) to replace it"
         )
     if folder.exists() and not _holds_only(folder, set(DATA_FILES)):
         raise FileExistsError(f"{folder} is not a folder of prepared interactions: choose another output folder")
