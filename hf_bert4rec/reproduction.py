@@ -41,7 +41,8 @@ def reproduce(
         recipe_file (`str` or `Path`): JSON, see CONTRIBUTING.md.
         data_dir (`str` or `Path`): Folder of the logs.
         output_dir (`str` or `Path`):
-            Folder for the prepared data `ROW.data`, the runs `ROW-SEED` and their metrics `ROW-SEED-PROTOCOL.json`.
+            Folder for the prepared data `ROW.data`, the runs `ROW-SEED`, where a row is one ensemble `ROW`, and their
+            metrics `RUN-PROTOCOL.json`.
         cards_dir (`str` or `Path`): Folder for the card `ROW.md`, its pictures, and the facts behind it, `ROW.json`.
         seeds (sequence of `int`, *optional*): By default those of the recipe.
         command (`str`, *optional*): What the card gives as the command that makes the row.
@@ -57,13 +58,17 @@ def reproduce(
     recipe = read_recipe(file)
     for folder in (output_dir, cards_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    start = output_dir / recipe.get("adjusts", file.stem)
+    start, target = output_dir / (_base(recipe) or file.stem), output_dir / file.stem
     data = prepared_data(recipe, Path(data_dir), start.with_name(f"{start.name}.data"))
-    runs = _runs(recipe, data, start, seeds or recipe["seeds"])
+    options = _options(recipe, data, start)
+    seeds = seeds or recipe["seeds"]
+    if "joins" in recipe:
+        runs = [_joined(target, start, data, seeds, options)]
+    else:
+        runs = [_trained(start, data, seed, options) for seed in seeds]
     if "adjusts" in recipe:
-        runs = [
-            _adjusted(run, data, run.with_name(run.name.replace(start.name, file.stem, 1)), recipe) for run in runs
-        ]
+        folders = [target.with_name(f"{target.name}-{seed}") for seed in seeds]
+        runs = [_adjusted(run, data, folder, recipe["tau"]) for run, folder in zip(runs, folders, strict=True)]
     metrics = [_metrics_file(run, data, protocol) for run in runs for protocol in recipe["protocols"]]
     written = write_model_card(runs[0], metrics, cards_dir / f"{file.stem}.md", command=command, **recipe["card"])
     facts = {"command": command, "recipe": recipe, "metrics": [read_metrics(path) for path in metrics]}
@@ -74,7 +79,7 @@ def reproduce(
 
 def read_recipe(file: str | Path) -> dict[str, Any]:
     r"""
-    A recipe; one that adjusts another has what it does not say from there.
+    A recipe; one that adjusts or joins the runs of another has what it does not say from there.
 
     Args:
         file (`str` or `Path`): JSON; another recipe is looked for beside it.
@@ -86,9 +91,13 @@ def read_recipe(file: str | Path) -> dict[str, Any]:
         FileNotFoundError: If a file is missing.
     """
     recipe = json.loads(Path(file).read_text("utf-8"))
-    if "adjusts" not in recipe:
-        return recipe
-    return json.loads(Path(file).with_name(f"{recipe['adjusts']}.json").read_text("utf-8")) | recipe
+    base = _base(recipe)
+    return recipe if base is None else json.loads(Path(file).with_name(f"{base}.json").read_text("utf-8")) | recipe
+
+
+def _base(recipe: dict[str, Any]) -> str | None:
+    """The row whose runs another takes."""
+    return recipe.get("adjusts") or recipe.get("joins")
 
 
 def prepared_data(recipe: dict[str, Any], data_dir: Path, folder: Path) -> InteractionData:
@@ -127,31 +136,36 @@ def prepared_data(recipe: dict[str, Any], data_dir: Path, folder: Path) -> Inter
     return data
 
 
-def _runs(recipe: dict[str, Any], data: InteractionData, start: Path, seeds: Sequence[int]) -> list[Path]:
-    """A run for each seed, `START-SEED`, taught by the ensemble of the teacher's seeds where there are some."""
+def _options(recipe: dict[str, Any], data: InteractionData, start: Path) -> dict[str, Any]:
+    """Options of the training of a row, with its teacher, which is made where it is missing."""
     options = recipe["train"] | ({"bf16": has_bf16_products()} if recipe["train"].get("bf16") else {})
-    if "teacher_seeds" in recipe:
-        teacher = start.with_name(f"{start.name}-teacher")
-        if not teacher.exists():  # else its members are needed no more
-            ensemble_runs(_trained(teacher, data, recipe["teacher_seeds"], options), teacher)
-        _check_run(teacher, data, recipe["teacher_seeds"], options)
-        options |= recipe["student"] | {"teacher": teacher}
-    return _trained(start, data, seeds, options)
+    if "teacher_seeds" not in recipe:
+        return options
+    teacher = start.with_name(f"{start.name}-teacher")
+    return options | recipe["student"] | {"teacher": _joined(teacher, teacher, data, recipe["teacher_seeds"], options)}
 
 
-def _trained(start: Path, data: InteractionData, seeds: Sequence[int], options: dict[str, Any]) -> list[Path]:
-    runs = {seed: start.with_name(f"{start.name}-{seed}") for seed in seeds}
-    for seed, run in runs.items():
-        if not run.exists():
-            train(data, run, seed=seed, **options)
-        _check_run(run, data, [seed], options)
-    return list(runs.values())
+def _trained(start: Path, data: InteractionData, seed: int, options: dict[str, Any]) -> Path:
+    """The run of a seed, `START-SEED`."""
+    run = start.with_name(f"{start.name}-{seed}")
+    if not run.exists():
+        train(data, run, seed=seed, **options)
+    _check_run(run, data, [seed], options)
+    return run
 
 
-def _adjusted(run: Path, data: InteractionData, folder: Path, recipe: dict[str, Any]) -> Path:
+def _joined(folder: Path, start: Path, data: InteractionData, seeds: Sequence[int], options: dict[str, Any]) -> Path:
+    """The ensemble of the runs of some seeds; where it is there, they are needed no more."""
     if not folder.exists():
-        adjust_run(run, data, folder, tau=recipe["tau"])
-    _check_run(folder, data, [read_record(run)["training_arguments"]["seed"]], {"tau": recipe["tau"]})
+        ensemble_runs([_trained(start, data, seed, options) for seed in seeds], folder)
+    _check_run(folder, data, seeds, options)
+    return folder
+
+
+def _adjusted(run: Path, data: InteractionData, folder: Path, tau: float) -> Path:
+    if not folder.exists():
+        adjust_run(run, data, folder, tau=tau)
+    _check_run(folder, data, [read_record(run)["training_arguments"]["seed"]], {"tau": tau})
     return folder
 
 

@@ -210,6 +210,26 @@ def test_a_row_that_adjusts_another_takes_its_recipe_and_its_runs(tmp_path, row)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == before
 
 
+def test_a_row_that_joins_another_is_one_model_of_its_seeds(tmp_path, row):
+    (tmp_path / "both.json").write_text(json.dumps({"joins": "ring", "card": {"title": "Both"}}))
+    options = ("--data_dir", "logs", "--output_dir", "runs", "--cards_dir", "cards")
+    done = run("04_reproduce.py", tmp_path, "both.json", *options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = tmp_path / "runs"
+    assert {path.name for path in runs.iterdir() if path.is_dir()} == {"ring.data", "ring-1", "ring-2", "both"}
+    facts = json.loads((tmp_path / "cards" / "both.json").read_text())
+    assert [found["run"]["seeds"] for found in facts["metrics"]] == [[1, 2]] * len(row["protocols"])
+    assert "an ensemble: 2 models" in " ".join((tmp_path / "cards" / "both.md").read_text().split())
+    for member in runs.glob("ring-?"):
+        shutil.rmtree(member)
+    assert run("04_reproduce.py", tmp_path, "both.json", *options).returncode == 0
+    assert not list(runs.glob("ring-?"))
+    done = run("04_reproduce.py", tmp_path, "both.json", *options, "--seeds", "1", "3")
+    assert done.stderr.startswith(
+        "runs/both was made with seeds [1, 2], in the recipe it is [1, 3]; remove the folder"
+    )
+
+
 def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
     (tmp_path / "logs" / "ring.txt.gz").unlink()
     done = reproduce(tmp_path)
@@ -223,7 +243,8 @@ def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):
 def test_a_recipe_gives_options_that_there_are(path):
     recipe = read_recipe(path)
     known = {"log", "one_user_a_line", "data_hash", "prepare", "train", "protocols", "seeds", "card"}
-    assert recipe.keys() - known in (set(), {"teacher_seeds", "student"}, {"adjusts", "tau"})
+    assert recipe.keys() - known in (set(), {"teacher_seeds", "student"}, {"adjusts", "tau"}, {"joins"})
+    assert "joins" not in recipe or len(recipe["seeds"]) > 1
     InteractionOptions(**recipe["prepare"])
     CardOptions(**recipe["card"])
     options = {name for fields in option_fields().values() for name in fields}
