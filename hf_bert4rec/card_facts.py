@@ -30,6 +30,8 @@ BREAKDOWN_WORDS = {
     "by_history_length": "recall by the length of the history",
 }
 NUM_EXAMPLE_ITEMS = 3
+# Options of `train` that change nothing of what is learned, but for chance.
+WITHOUT_EFFECT = {"seed", "disable_tqdm", "use_cpu", "report_to"}
 
 
 @dataclass
@@ -163,9 +165,9 @@ def _no_other_seed(facts: CardFacts, found: dict[str, Any]) -> str | None:
         return f"of other weights with the seed {run.get('seed')}"
     if found.get("data_hash") != record.get("data_hash"):
         return "of another run on other data"
-    own = {name: value for name, value in record.get("options", {}).items() if name != "seed"}
-    given = run.get("options", {})
-    return next((f"of a run with another {name}" for name in own | given if own.get(name) != given.get(name)), None)
+    own, given = record.get("options", {}), run.get("options", {})
+    names = (name for name in own | given if name not in WITHOUT_EFFECT)
+    return next((f"of a run with another {name}" for name in names if own.get(name) != given.get(name)), None)
 
 
 def _kind(metrics: dict[str, Any]) -> tuple[str, str]:

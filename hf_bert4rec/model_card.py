@@ -18,7 +18,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .card_facts import CardFacts, machine_rows, machines, read_facts
+from .card_facts import WITHOUT_EFFECT, CardFacts, machine_rows, machines, read_facts
 from .configuration_bert4rec import Bert4RecConfig
 from .distillation import TeacherOptions
 from .interactions.histories import report_text
@@ -47,7 +47,7 @@ CURVE_ROWS = 12
 # Fields of the configuration that the card names elsewhere, and options that change no figure.
 TOLD_ELSEWHERE = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"}
 TOLD_ELSEWHERE |= {"training_loss", "hidden_dropout_prob"}
-UNTOLD_OPTIONS = {"recipe", "seed", "disable_tqdm", "use_cpu", "report_to", "tau"}
+UNTOLD_OPTIONS = WITHOUT_EFFECT | {"recipe", "tau"}
 # Groups with fewer users are in the table, but nothing is concluded from them.
 MIN_USERS_OF_A_GROUP = 50
 

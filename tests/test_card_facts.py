@@ -57,3 +57,19 @@ def test_fewer_items_than_a_protocol_draws_are_said_to_be_fewer(world, tmp_path,
     more = found | {"mean_negatives": 100.0}
     assert comparability(found, more) == ["items drawn for a user, on average: 2.0 against 100.0"]
     assert comparability(found, found) == []
+
+
+def test_runs_that_differ_in_what_they_show_alone_are_the_same_training(world, tmp_path):
+    data, run = world
+    options = {"hidden_size": 16, "intermediate_size": 24, "max_steps": 2, "use_cpu": True, "seed": 7}
+    files = []
+    for other in (
+        run,
+        train(data, tmp_path / "other", **options),
+        train(data, tmp_path / "rho", mlm_probability=0.5, **options),
+    ):
+        files.append(tmp_path / f"{other.name}.json")
+        files[-1].write_text(json.dumps(evaluate_run(other, data)))
+    assert "The same training with other seeds:" in write_model_card(run, files[:2])[0].read_text("utf-8")
+    with pytest.raises(ValueError, match="of a run with another mlm_probability"):
+        write_model_card(run, [files[0], files[2]])
