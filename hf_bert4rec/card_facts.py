@@ -153,9 +153,10 @@ def _check_other_seed(facts: CardFacts, found: dict[str, Any], file: str | Path)
 
 
 def _no_member(facts: CardFacts, found: dict[str, Any]) -> str | None:
-    """Why metrics are not those of a member of an ensemble."""
+    """Why metrics are not those of a member of an ensemble; members of an adjusted one are not adjusted."""
     is_member = found["run"]["weights_hash"] in [member["weights_hash"] for member in facts.members]
-    return None if is_member else "of weights that are none of its members'"
+    is_alike = found["run"].get("options", {}).get("tau") == facts.record.get("options", {}).get("tau")
+    return None if is_member and is_alike else "of weights that are none of its members'"
 
 
 def _no_other_seed(facts: CardFacts, found: dict[str, Any]) -> str | None:

@@ -26,7 +26,7 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .fine_tuning import folder_of
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
-from .run_folder import load_run, read_record, weights_hash
+from .run_folder import check_not_adjusted, load_run, read_record, weights_hash
 from .run_record import last_part
 from .soft_targets import SoftTargets
 
@@ -77,6 +77,7 @@ class Teacher:
         self.name, self.weight, self.folder = str(name), weight, folder_of(name)
         self.model, self.tokenizer = load_run(self.folder)
         record = read_record(self.folder)
+        check_not_adjusted(name, record)
         if "data_hash" not in record or "causal_probability" not in record.get("sequence_options", {}):
             raise ValueError(f"The record of the teacher {name} does not say what it was trained on; train it again.")
         self.data_hash: str = record["data_hash"]

@@ -21,7 +21,7 @@ from .catalogue import STARTS, Vectors, read_vectors, take_weights
 from .configuration_bert4rec import Bert4RecConfig
 from .interactions import InteractionData
 from .modeling_bert4rec import Bert4RecForMaskedLM
-from .run_folder import RUN_FILE, load_run, read_record, weights_hash
+from .run_folder import RUN_FILE, check_not_adjusted, load_run, read_record, weights_hash
 
 # Fields of the configuration that may change: they fix no weight and no score.
 FREE_FIELDS = (
@@ -83,6 +83,8 @@ class StartModel:
         read_vectors(new_items)  # what cannot be used is refused before a log is prepared
         self.name, self.new_items, self.folder = str(name), new_items, folder_of(name)
         self.model, self.tokenizer = load_run(self.folder)
+        if (self.folder / RUN_FILE).exists():
+            check_not_adjusted(name, read_record(self.folder))
         hub_model = None if self.folder == Path(name) else self.name
         # What the record of the run says of its start. Of a path it keeps the last part.
         self.facts: dict[str, Any] = {"model": hub_model or self.folder.name, "hub_model": hub_model}

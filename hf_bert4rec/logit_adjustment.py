@@ -28,7 +28,7 @@ from .baselines import count_items
 from .comparison import check_vocabulary
 from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .interactions import InteractionData, load_data
-from .run_folder import RUN_FILE, load_run, read_record
+from .run_folder import RUN_FILE, check_not_adjusted, load_run, read_record, weights_hash
 from .run_record import last_part
 from .sequences import training_events
 from .whole_file import whole_folder
@@ -39,7 +39,8 @@ def adjust_logits(model: PreTrainedModel, item_counts: np.ndarray, *, tau: float
     Take `tau * log(1 + count)` off the scores of each item, in place.
 
     Args:
-        model ([`Bert4RecForMaskedLM`] or [`Bert4RecForCausalLM`]): Trained; further training takes the adjustment out again.
+        model ([`Bert4RecForMaskedLM`] or [`Bert4RecForCausalLM`]):
+            Trained; further training takes the adjustment out again, little by little.
         item_counts (integer `np.ndarray` of shape `(vocab_size,)`): Training events of each token, see [`count_items`].
         tau (`float`): The share of the logarithm, above 0: 1 takes all of it.
 
@@ -94,8 +95,7 @@ def adjust_run(
     model, tokenizer = load_run(run)
     record, output_dir = read_record(run), Path(output_dir)
     loaded = data if isinstance(data, InteractionData) else load_data(data)
-    if (found := record.get("options", {}).get("tau")) is not None:
-        raise ValueError(f"{run} is adjusted by {found:g} already; adjust the run that it was made of.")
+    check_not_adjusted(run, record)
     check_vocabulary(tokenizer, loaded)
     if record.get("data_hash") not in (None, loaded.content_hash()):
         raise ValueError(
@@ -110,6 +110,7 @@ def adjust_run(
         record |= {
             "commands": [*record.get("commands", []), command],
             "options": record.get("options", {}) | {"tau": tau},
+            "adjusts": weights_hash(run),
         }
         (partial / RUN_FILE).write_text(json.dumps(record, indent=2))
     return output_dir

@@ -228,7 +228,7 @@ def _result(found: dict[str, Any], facts: CardFacts) -> dict[str, Any]:
     return {
         **found,
         "description": protocol.description,
-        "is_sampled": protocol.num_negatives is not None and not too_few_negatives(found),
+        "is_sampled": found.get("mean_negatives", protocol.num_negatives or 0) > (protocol.num_negatives or 0) / 2,
         "too_few_negatives": too_few_negatives(found),
         "tells_of_seen_items": "forbidden" in protocol.description or "unseen" in protocol.description,
         "published": _published(found),

@@ -125,6 +125,12 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     return record
 
 
+def check_not_adjusted(folder: str | Path, record: dict[str, Any]):
+    """Refuse to learn from a run whose scores [`adjust_run`] has changed: they are not what training would find."""
+    if (tau := record.get("options", {}).get("tau")) is not None:
+        raise ValueError(f"{folder} is adjusted by {tau:g}; give the run that it was made of.")
+
+
 def weights_hash(folder: str | Path) -> str:
     """SHA-256 of the weights in a folder, which tells which model a figure belongs to."""
     digest = hashlib.sha256()

@@ -113,7 +113,7 @@ class EvaluationSequences(torch.utils.data.Dataset):
         if not len(users):
             remedy = "a user needs at least three events"
             if data.metadata["split"] != "leave-one-out":
-                remedy = f"a user needs an event in the {split} period and one before it: prepare with other shares"
+                remedy = f"a user needs three events, one in the {split} period and one before it: prepare with other shares"
             raise ValueError(f"No user has a {split} target; {remedy}.")
         self.users = users[np.argsort(-target[users], kind="stable")]
         self.target_positions = target[self.users]

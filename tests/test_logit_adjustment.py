@@ -23,7 +23,7 @@ from hf_bert4rec import (
     write_model_card,
 )
 from hf_bert4rec.cli import main
-from hf_bert4rec.run_folder import load_run
+from hf_bert4rec.run_folder import load_run, weights_hash
 
 KEEP_ALL = {"min_user_events": 1, "min_item_events": 1}
 QUICK = {
@@ -112,15 +112,21 @@ def test_the_command_makes_a_run_that_every_other_command_takes(runs, data, tmp_
     command = "hf-bert4rec adjust run-1 --data data --tau 0.5 --output_dir adjusted"
     assert record["commands"] == [*before["commands"], command]
     assert record["options"] == before["options"] | {"tau": 0.5}
-    changed = {name for name in record if record[name] != before[name]}
-    assert changed == {"commands", "options"}
+    changed = {name for name in record if record[name] != before.get(name)}
+    assert record["adjusts"] == weights_hash(runs[0])
+    assert changed == {"commands", "options", "adjusts"}
     assert pipeline("next-item-recommendation", model=str(output))(["i3", "i4"], top_k=3)["recommendations"]
     assert main(["evaluate", str(output), "--data", str(data.folder), "--output_file", str(file)]) == 0
     assert json.loads(file.read_text())["run"]["options"]["tau"] == 0.5
     assert main(["export", str(output), "--output_dir", str(tmp_path / "graph"), "--format", "torch"]) == 0
     capsys.readouterr()
     assert main(["adjust", str(output), *arguments[:-1], str(tmp_path / "twice")]) == 2
-    assert f"{output} is adjusted by 0.5 already; adjust the run that it was made of." in capsys.readouterr().err
+    refusal = f"{output} is adjusted by 0.5; give the run that it was made of.\n"
+    assert capsys.readouterr().err == f"hf-bert4rec adjust: {refusal}"
+    # What is learned from it would be neither its scores nor those of a training.
+    for option in ("--model", "--teacher"):
+        assert main(["train", str(data.folder), "--output_dir", str(tmp_path / "next"), option, str(output)]) == 2
+        assert capsys.readouterr().err.endswith(refusal)
     assert main(["adjust", str(runs[0]), *arguments]) == 2
     assert "adjusted exists; give another folder" in capsys.readouterr().err
 
@@ -163,6 +169,12 @@ def test_an_ensemble_is_adjusted_and_of_adjusted_runs_all_must_be_alike(runs, da
     found = adjust_run(ensemble, data, tmp_path / "adjusted", tau=1)
     torch.testing.assert_close(scores(load_run(found)[0]), scores(load_run(joined)[0]))
     assert json.loads((joined / "run.json").read_text())["options"]["tau"] == 1
+    files = []
+    for run in (found, *runs):
+        files.append(tmp_path / f"{run.name}.json")
+        files[-1].write_text(json.dumps(evaluate_run(run, data)))
+    with pytest.raises(ValueError, match="of weights that are none of its members'"):
+        write_model_card(found, files)
     with pytest.raises(
         ValueError, match=r"run-2 is adjusted by 0, .*adjusted-run-1 by 1; join the runs that they were"
     ):

@@ -116,11 +116,10 @@ def test_a_cut_in_time_that_leaves_no_targets_says_why(tmp_path):
     assert (split["users_evaluated"], split["users_train_only"], split["users_unused"]) == (0, 1, 2)
     text = report_text(cut.metadata["report"])
     assert "1 users in training only, 2 in no part\n" in text
-    assert (
-        "\nnot every part has targets: a user with one has older events too; give more events or other shares" in text
-    )
+    remedy = "a user with one has three events or more, one in the part and one before: give other shares"
+    assert f"\nnot every part has targets: {remedy}\n" in text
     with pytest.raises(
-        ValueError, match="No user has a test target; a user needs an event in the test period and one before"
+        ValueError, match="No user has a test target; a user needs three events, one in the test period"
     ):
         EvaluationSequences(cut, split="test")
 

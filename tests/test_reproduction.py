@@ -102,12 +102,12 @@ def test_the_models_of_a_row_learn_from_those_of_its_teacher_seeds(tmp_path, row
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": {"num_train_epochs": 3}}, "runs/ring-1 was made with num_train_epochs 2, in the recipe it is 3"),
+        ({"train": {"num_train_epochs": 3}}, "runs/ring-1 was made with num_train_epochs 2, and should be with 3"),
         (
             {"train": {"norm_position": "post"}},
-            "runs/ring-1 was made with norm_position None, in the recipe it is 'post'",
+            "runs/ring-1 was made with norm_position None, and should be with 'post'",
         ),
-        ({"prepare": {"min_user_events": 2}}, "runs/ring.data was made with min_user_events 1, in the recipe it is 2"),
+        ({"prepare": {"min_user_events": 2}}, "runs/ring.data was made with min_user_events 1, and should be with 2"),
     ],
 )
 def test_a_row_is_not_made_of_what_another_recipe_made(tmp_path, row, changes, message):
@@ -117,8 +117,21 @@ def test_a_row_is_not_made_of_what_another_recipe_made(tmp_path, row, changes, m
     changed = row | {name: row[name] | values for name, values in changes.items()}
     (tmp_path / "ring.json").write_text(json.dumps(changed))
     done = reproduce(tmp_path, "--seeds", "1")
-    assert (done.returncode, done.stderr) == (1, f"{message}; remove the folder, or give another --output_dir.\n")
+    assert (done.returncode, done.stderr) == (1, f"{message}; remove it, or give another --output_dir.\n")
     assert (tmp_path / "cards" / "ring.md").read_bytes() == card
+
+
+def test_a_row_is_not_made_of_what_was_given_more_options(tmp_path, row):
+    once = {"seeds": [1], "protocols": ["full-catalogue"]}
+    more = {"train": row["train"] | {"weight_decay": 0.5}, "prepare": row["prepare"] | {"repeats": "collapse"}}
+    (tmp_path / "ring.json").write_text(json.dumps(row | once | {"train": more["train"]}))
+    assert reproduce(tmp_path).returncode == 0
+    (tmp_path / "ring.json").write_text(json.dumps(row | once))
+    assert reproduce(tmp_path).stderr.startswith(
+        "runs/ring-1 was made with weight_decay 0.5, and should be with None;"
+    )
+    (tmp_path / "ring.json").write_text(json.dumps(row | once | more))
+    assert reproduce(tmp_path).stderr.startswith("runs/ring.data was made with repeats 'keep', and should be with")
 
 
 def test_metrics_of_weights_that_are_gone_are_measured_anew(tmp_path, row):
@@ -126,9 +139,10 @@ def test_metrics_of_weights_that_are_gone_are_measured_anew(tmp_path, row):
     assert reproduce(tmp_path).returncode == 0
     file = tmp_path / "runs" / "ring-1-full-catalogue.json"
     expected = file.read_text()
-    file.write_text(json.dumps(json.loads(expected) | {"run": {"weights_hash": "of others"}, "num_users": 1}))
-    assert reproduce(tmp_path).returncode == 0
-    assert file.read_text() == expected
+    for wrong in ({"run": {"weights_hash": "of others"}}, {"run": {}}, {"split": "validation"}):
+        file.write_text(json.dumps(json.loads(expected) | wrong | {"num_users": 1}))
+        assert reproduce(tmp_path).returncode == 0
+        assert file.read_text() == expected
 
 
 def test_a_teacher_of_other_seeds_is_not_taken(tmp_path, row):
@@ -136,12 +150,19 @@ def test_a_teacher_of_other_seeds_is_not_taken(tmp_path, row):
     (tmp_path / "ring.json").write_text(json.dumps(row))
     assert reproduce(tmp_path).returncode == 0
     (tmp_path / "ring.json").write_text(json.dumps(row | {"teacher_seeds": [1, 4]}))
-    message = "runs/ring-teacher was made with seeds [1, 2], in the recipe it is [1, 4]"
+    message = "runs/ring-teacher was made with seeds [1, 2], and should be with [1, 4]"
     assert reproduce(tmp_path).stderr.startswith(message)
-    (tmp_path / "ring.json").write_text(json.dumps(row | {"student": {"teacher_weight": 0.7}}))
-    assert reproduce(tmp_path).stderr.startswith(
-        "runs/ring-3 was made with teacher_weight 0.8, in the recipe it is 0.7"
+    shutil.rmtree(tmp_path / "runs" / "ring-teacher")  # as it is told
+    done = reproduce(tmp_path)
+    assert "runs/ring-3 was made with teacher '" in done.stderr  # the hash of another one's weights
+    (tmp_path / "ring.json").write_text(
+        json.dumps(row | {"teacher_seeds": [1, 4], "student": {"teacher_weight": 0.7}})
     )
+    done = reproduce(tmp_path)
+    assert done.stderr.startswith("runs/ring-3 was made with teacher_weight 0.8, and should be with 0.7")
+    plain = {name: value for name, value in row.items() if name not in ("teacher_seeds", "student")}
+    (tmp_path / "ring.json").write_text(json.dumps(plain))
+    assert "runs/ring-3 was made with teacher" in reproduce(tmp_path).stderr
 
 
 def test_a_row_that_adjusts_another_takes_its_recipe_and_its_runs(tmp_path, row):
@@ -163,6 +184,26 @@ def test_a_row_that_adjusts_another_takes_its_recipe_and_its_runs(tmp_path, row)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     assert run(tmp_path, "less.json", *FOLDERS).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == before
+    (tmp_path / "less.json").write_text(json.dumps(other | {"tau": 0.25}))
+    assert run(tmp_path, "less.json", *FOLDERS).stderr.startswith(
+        "runs/less-1 was made with tau 0.5, and should be with"
+    )
+    (tmp_path / "less.json").write_text(json.dumps(other))
+    weights = tmp_path / "runs" / "ring-1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\1\1\1")
+    assert "runs/less-1 was made with weights '" in run(tmp_path, "less.json", *FOLDERS).stderr
+    shutil.rmtree(tmp_path / "runs" / "ring-1")  # needed no more
+    assert run(tmp_path, "less.json", *FOLDERS).returncode == 0
+    assert not (tmp_path / "runs" / "ring-1").exists()
+
+
+def test_a_row_of_a_row_that_takes_runs_itself_is_refused(tmp_path, row):
+    (tmp_path / "both.json").write_text(json.dumps({"joins": "ring"}))
+    for recipe in ({"adjusts": "both", "tau": 1}, {"adjusts": "ring", "joins": "ring", "tau": 1}):
+        (tmp_path / "less.json").write_text(json.dumps(recipe))
+        done = run(tmp_path, "less.json", *FOLDERS)
+        message = "less.json adjusts or joins what is adjusted or joined already; name a recipe that trains.\n"
+        assert (done.returncode, done.stderr) == (1, message)
 
 
 def test_a_row_that_joins_another_is_one_model_of_its_seeds(tmp_path, row):
@@ -179,9 +220,7 @@ def test_a_row_that_joins_another_is_one_model_of_its_seeds(tmp_path, row):
     assert run(tmp_path, "both.json", *FOLDERS).returncode == 0
     assert not list(runs.glob("ring-?"))
     done = run(tmp_path, "both.json", *FOLDERS, "--seeds", "1", "3")
-    assert done.stderr.startswith(
-        "runs/both was made with seeds [1, 2], in the recipe it is [1, 3]; remove the folder"
-    )
+    assert done.stderr.startswith("runs/both was made with seeds [1, 2], and should be with [1, 3]; remove it")
 
 
 def test_a_row_without_log_or_recipe_says_so_in_one_line(tmp_path, row):

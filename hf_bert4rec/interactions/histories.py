@@ -296,9 +296,10 @@ def report_text(report: dict[str, Any]) -> str:
         + (f", {split['users_unused']:,} in no part" if split.get("users_unused") else "")
     )
     if not (split["validation_users"] and split["test_users"]):
-        lines.append(
-            "not every part has targets: a user with one has older events too; give more events or other shares"
+        remedy = (
+            ", one in the part and one before: give other shares" if "test_from" in split else ": give more events"
         )
+        lines.append(f"not every part has targets: a user with one has three events or more{remedy}")
     if "test_from" in split:
         lines.append(f"validation from {split['validation_from']}, test from {split['test_from']}")
     if "titles" in report:
