@@ -39,6 +39,7 @@ def interaction_data(lengths, global_time=False):
         num_users=len(lengths),
         num_items=2 * HELD_OUT,
         num_events=int(offsets[-1]),
+        metadata={"split": "leave-one-out"},
     )
 
 
