@@ -32,7 +32,7 @@ from hf_bert4rec.model_card import TEMPLATE
 from hf_bert4rec.publishing import card_of_repository, hub_files
 
 TOKENS = torch.tensor([[3, 9, 5, 1]])
-CARD = TEMPLATE.read_text("utf-8").replace("{{ model_id }}", '"run"')
+CARD = TEMPLATE.read_text("utf-8").replace("{{model_id}}", '"run"')
 TINY = {"hidden_size": 16, "intermediate_size": 32, "use_cpu": True, "disable_tqdm": True, "max_steps": 1}
 RECORD = {
     "format": "hf_bert4rec-run",
