@@ -69,6 +69,9 @@ class ReturnFreeMemory(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         return_free_memory()  # what loading has freed is not needed by a step
 
+    def on_train_end(self, args, state, control, **kwargs):
+        return_free_memory()  # nor what training has freed by a ranking that follows
+
     def on_step_end(self, args, state, control, **kwargs):
         self._num_steps += 1
         if self._num_steps == 1:

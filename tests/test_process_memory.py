@@ -81,7 +81,9 @@ def test_a_training_gives_memory_back_when_it_holds_more_than_a_step_needs(monke
     for step in range(1, 60):
         held = pages.get(step, held)
         callback.on_step_end(None, None, None)
-    assert gives_back == [0, STEPS_BETWEEN_TRIMS, 41]
+    step = "end"
+    callback.on_train_end(None, None, None)
+    assert gives_back == [0, STEPS_BETWEEN_TRIMS, 41, "end"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
