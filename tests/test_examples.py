@@ -21,7 +21,6 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 # A new example gets its short form, and what it must print, in a test below.
 TESTED = {"01_quickstart.py", "02_movielens.py", "03_sharded_items.py", "04_reproduce.py", "05_fine_tune.py"}
 TESTED |= {"06_user_attributes.py", "07_features.py", "08_plain_trainer.py", "09_search.py"}
-RECIPES = sorted((ROOT / "examples" / "recipes").iterdir())
 
 
 def run(name, folder, *arguments, launcher=()):
