@@ -14,21 +14,45 @@ NUM_CHANCES = 1 << 16
 DRAWS_PER_NUMBER = 4  # a random 64-bit number holds four draws of 16 bits
 
 
+def scale_of_kept(share: float) -> float:
+    """What the values that are kept are multiplied by, when so many are dropped: 1 over the chance to be kept."""
+    return NUM_CHANCES / (NUM_CHANCES - _chances_to_drop(share))
+
+
+def _chances_to_drop(share: float) -> int:
+    return min(round(share * NUM_CHANCES), NUM_CHANCES - 1)
+
+
+def draw_kept(like: torch.Tensor, share: float) -> torch.Tensor:
+    r"""
+    Which values of a tensor on a CPU are kept.
+
+    Args:
+        like (`torch.Tensor`): Of the shape and the type that are wanted.
+        share (`float`): Chance of a value to be dropped, from 0 to below 1.
+
+    Returns:
+        `torch.Tensor`: 1 where a value is kept, 0 where it is dropped. Booleans would be cast in every product, which takes
+        three times as long.
+    """
+    size = like.numel()
+    numbers = torch.empty(-(-size // DRAWS_PER_NUMBER), dtype=torch.int64).random_(-(1 << 63), None)
+    draws = numbers.view(torch.int16)[:size].view(like.shape)
+    kept = torch.empty(like.shape, dtype=like.dtype)
+    return torch.ge(draws, _chances_to_drop(share) - NUM_CHANCES // 2, out=kept)
+
+
 class _DropByBits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs: torch.Tensor, num_dropping: int) -> torch.Tensor:
-        size = inputs.numel()
-        numbers = torch.empty(-(-size // DRAWS_PER_NUMBER), dtype=torch.int64).random_(-(1 << 63), None)
-        draws = numbers.view(torch.int16)[:size].view(inputs.shape)
-        is_kept = draws >= num_dropping - NUM_CHANCES // 2
-        ctx.save_for_backward(is_kept)
-        ctx.scale = NUM_CHANCES / (NUM_CHANCES - num_dropping)
-        return (inputs * is_kept).mul_(ctx.scale)
+    def forward(ctx, inputs: torch.Tensor, share: float) -> torch.Tensor:
+        kept, ctx.scale = draw_kept(inputs, share), scale_of_kept(share)
+        ctx.save_for_backward(kept)
+        return (inputs * kept).mul_(ctx.scale)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor):
-        (is_kept,) = ctx.saved_tensors
-        return (gradient * is_kept).mul_(ctx.scale), None
+        (kept,) = ctx.saved_tensors
+        return (gradient * kept).mul_(ctx.scale), None
 
 
 class BitDropout(nn.Dropout):
@@ -43,10 +67,10 @@ class BitDropout(nn.Dropout):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        num_dropping = round(self.p * NUM_CHANCES)
-        if not self.training or input.device.type != "cpu" or torch.compiler.is_compiling():
+        is_plain = not self.training or input.device.type != "cpu" or torch.compiler.is_compiling()
+        if is_plain or not 0 < round(self.p * NUM_CHANCES) < NUM_CHANCES:
             return super().forward(input)
-        return _DropByBits.apply(input, num_dropping) if 0 < num_dropping < NUM_CHANCES else super().forward(input)
+        return _DropByBits.apply(input, self.p)
 
 
 def draw_dropout_from_bits(module: nn.Module):

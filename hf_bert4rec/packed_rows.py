@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .block_parts import ATTENTIONS, parts_of
+from .cpu_attention import attention_by_products, causal_bias, rows_by_size
 from .encoders import position_inputs
 from .event_window import event_positions, kept_events
 from .pruned_layer import can_be_taken_apart
@@ -178,15 +179,15 @@ class _PackedRows:
 
     def _attention(self, parts, by_head: tuple[torch.Tensor, ...], num_queries: list[int]) -> torch.Tensor:
         """Attention of each row to itself, `(1, queries, hidden)`; queries, keys and values are `(1, heads, tokens, size)`."""
-        pieces = []
-        for states, lengths in zip(by_head, (num_queries, self.lengths, self.lengths), strict=True):
-            sizes = [num_rows * length for num_rows, length in zip(self.num_rows, lengths, strict=True)]
-            pieces.append(states.squeeze(0).transpose(0, 1).split(sizes))  # (rows x length, heads, size), by length
+        query, key, value = (states.squeeze(0).transpose(0, 1) for states in by_head)  # (tokens, heads, size)
+        sizes = list(zip(self.num_rows, num_queries, self.lengths, strict=True))
+        if parts.dropout():
+            biases = [causal_bias(length, query) if self.is_causal else None for length in self.lengths]
+            options = {"sizes": sizes, "biases": biases, "dropout": parts.dropout()}
+            return attention_by_products(query, key, value, **options).flatten(1)[None]
         attended = []
-        for num_rows, *group in zip(self.num_rows, *pieces, strict=True):
-            query, key, value = (piece.unflatten(0, (num_rows, -1)).transpose(1, 2) for piece in group)
-            found = nn.functional.scaled_dot_product_attention(
-                query, key, value, dropout_p=parts.dropout(), is_causal=self.is_causal
-            )  # (rows, heads, length, size)
+        for rows in rows_by_size(sizes, (query,), (key, value)):
+            query, key, value = (states.transpose(1, 2) for states in rows)  # (rows, heads, length, size)
+            found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.is_causal)
             attended.append(found.transpose(1, 2).flatten(0, 1).flatten(1))
         return torch.cat(attended)[None]

@@ -2,8 +2,8 @@
 When memory that was freed goes back to the system: not between the batches of a ranking, now and then in a training.
 
 A ranking frees the same large blocks after every layer and asks for them again, and the system clears each page anew: a
-sixth of the time. A training frees blocks whose sizes change from batch to batch; the C library keeps what fits no longer,
-and a process that needs 200 MB comes to hold 500.
+sixth of the time, and a thirtieth of a training's. A training frees blocks whose sizes change from batch to batch; the C
+library keeps what fits no longer, and a process that needs 200 MB comes to hold 500.
 
 *Source:* `mallopt(3)` and `malloc_trim(3)` of the GNU C library.
 """
@@ -61,13 +61,14 @@ def resident_pages() -> int:
 
 
 class ReturnFreeMemory(TrainerCallback):
-    """Gives the memory that a training on a CPU has freed back when the process holds far more than a step needs."""
+    """Keeps the memory that steps of a training on a CPU free, and gives it back when the process holds far more than one needs."""
 
     def __init__(self):
         self._num_steps, self._needed = 0, 0  # steps since memory was given back; pages held after the first of them
 
     def on_train_begin(self, args, state, control, **kwargs):
         return_free_memory()  # what loading has freed is not needed by a step
+        keep_free_memory()  # what a step has freed is, by the next
 
     def on_train_end(self, args, state, control, **kwargs):
         return_free_memory()  # nor what training has freed by a ranking that follows

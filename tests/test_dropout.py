@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_bert4rec.dropout import BitDropout, draw_dropout_from_bits
+from hf_bert4rec.dropout import BitDropout, draw_dropout_from_bits, draw_kept, scale_of_kept
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5, 0.9])
@@ -40,6 +40,12 @@ def test_the_seed_decides_and_nothing_is_dropped_outside_training():
     assert torch.equal(dropout(inputs), first)
     assert not torch.equal(first, second)
     assert torch.equal(dropout.eval()(inputs), inputs)
+
+
+def test_a_share_next_to_one_keeps_hardly_anything():
+    kept = draw_kept(torch.empty(100_000), 0.9999999)
+    assert kept.mean().item() < 1e-3
+    assert scale_of_kept(0.9999999) == 65536
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (1e-7, 1.0), (1.0, 0.0)])

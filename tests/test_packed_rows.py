@@ -168,6 +168,18 @@ def test_dropout_acts_on_the_weights_of_attention(backbone, norm_position):
     assert len({losses[0][0], *losses[1]}) == 3
 
 
+@pytest.mark.parametrize("is_decoder", [False, True])
+@pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
+def test_attention_that_could_drop_gives_the_same_where_it_drops_nothing(backbone, norm_position, is_decoder):
+    batch, found = batch_of(mask_of([40, 40, 30, 20, 1], 40)), []
+    for dropout in (0.0, 1e-9):
+        options = {"norm_position": norm_position, "backbone": backbone, "is_decoder": is_decoder}
+        model = tiny_model(attention_probs_dropout_prob=dropout, **options)
+        assert is_packed(model, batch)
+        found.append(loss_and_gradients(model, batch))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_a_decoder_reads_causally(read_whole):
     model, batch = tiny_model(is_decoder=True), batch_of(mask_of([40, 30, 20], 40))
     loss, _ = loss_and_gradients(model, batch)
