@@ -14,6 +14,7 @@ from typing import Any
 from .configuration_bert4rec import Bert4RecConfig
 from .plots import BREAKDOWNS, has_coverage
 from .protocols import PROTOCOLS, read_metrics
+from .recipes import RECIPES
 from .run_folder import read_record, weights_hash
 from .tokenization_bert4rec import Bert4RecTokenizer
 
@@ -167,8 +168,12 @@ def _no_other_seed(facts: CardFacts, found: dict[str, Any]) -> str | None:
     if found.get("data_hash") != record.get("data_hash"):
         return "of another run on other data"
     own, given = record.get("options", {}), run.get("options", {})
-    names = (name for name in own | given if name not in WITHOUT_EFFECT)
-    return next((f"of a run with another {name}" for name in names if own.get(name) != given.get(name)), None)
+    if "recipe" in given:
+        # One may spell out what the other names; another recipe is named before what it changes.
+        own = {"recipe": record["sequence_options"]["recipe"]} | own
+        own, given = ({"recipe": None} | RECIPES.get(each["recipe"], {}) | each for each in (own, given))
+    differing = [name for name in own | given if name not in WITHOUT_EFFECT and own.get(name) != given.get(name)]
+    return None if differing in ([], ["recipe"]) else f"of a run with another {differing[0]}"
 
 
 def _kind(metrics: dict[str, Any]) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import pytest
 
 from hf_bert4rec import comparability, evaluate_run, prepare, train, write_model_card
 from hf_bert4rec.cli import main
+from hf_bert4rec.recipes import RECIPES
 
 LETTERS = ["😀1", "日本", "Ünï çode"]
 ITEMS = ["😀1", "Ünï çode", 'say "no"', "back\\slash", "日本", "<b>&'"]
@@ -62,17 +63,21 @@ def test_fewer_items_than_a_protocol_draws_are_said_to_be_fewer(world, tmp_path,
     assert comparability(found, found) == []
 
 
-def test_runs_that_differ_in_what_they_show_alone_are_the_same_training(world, tmp_path):
-    data, run = world
-    options = {"hidden_size": 16, "intermediate_size": 24, "max_steps": 2, "use_cpu": True, "seed": 7}
-    files = []
-    for other in (
-        run,
-        train(data, tmp_path / "other", **options),
-        train(data, tmp_path / "rho", mlm_probability=0.5, **options),
-    ):
-        files.append(tmp_path / f"{other.name}.json")
-        files[-1].write_text(json.dumps(evaluate_run(other, data)))
-    assert "The same training with other seeds:" in write_model_card(run, files[:2])[0].read_text("utf-8")
-    with pytest.raises(ValueError, match="of a run with another mlm_probability"):
-        write_model_card(run, [files[0], files[2]])
+def test_runs_that_differ_in_what_they_show_or_spell_out_alone_are_the_same_training(world, tmp_path):
+    data, run = world  # by the recipe for sparse logs, as it has few events
+    options = {"hidden_size": 16, "intermediate_size": 24, "max_steps": 2, "use_cpu": True}
+    changes = {
+        "other": {"seed": 7},
+        "named": {"seed": 8, "recipe": "sparse", "mlm_probability": RECIPES["sparse"]["mlm_probability"]},
+        "rho": {"seed": 9, "mlm_probability": 0.5},
+        "paper": {"seed": 9, "recipe": "paper"},
+    }
+    runs = {"run": run} | {name: train(data, tmp_path / name, **options | given) for name, given in changes.items()}
+    files = {name: tmp_path / f"{name}.json" for name in runs}
+    for name, file in files.items():
+        file.write_text(json.dumps(evaluate_run(runs[name], data)))
+    card = write_model_card(run, [files["run"], files["other"], files["named"]])[0].read_text("utf-8")
+    assert re.findall(r"\| (\d+) \|", card[card.index("The same training with other seeds:") :])[:3] == ["42", "7", "8"]
+    for name, wrong in (("rho", "mlm_probability"), ("paper", "recipe")):
+        with pytest.raises(ValueError, match=f"of a run with another {wrong}, not"):
+            write_model_card(run, [files["run"], files[name]])
