@@ -61,7 +61,7 @@ def resident_pages() -> int:
 
 
 class ReturnFreeMemory(TrainerCallback):
-    """Keeps the memory that steps of a training on a CPU free, and gives it back when the process holds far more than one needs."""
+    """Keeps what the steps of a training on a CPU free, and gives it back when the process holds far more than one needs."""
 
     def __init__(self):
         self._num_steps, self._needed = 0, 0  # steps since memory was given back; pages held after the first of them
