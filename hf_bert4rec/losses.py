@@ -162,18 +162,20 @@ class _Catalogue:
         rows = self._rows_per_block(len(states))
         # Fresh memory for every block would cost a third of the time: the system clears it page by page.
         memory = self.items.new_empty(rows * len(self.items))
-        loss = states.new_zeros((), dtype=self.sum_dtype)
+        target_items = self.items[targets].to(self.sum_dtype)  # (rows, hidden)
+        normalisers = states.new_empty(len(states), dtype=self.sum_dtype)
         gradient = states.new_empty(states.shape if self.with_gradients else (0,), dtype=self.sum_dtype)
         for start in range(0, len(states), rows):
-            block, target = states[start : start + rows], targets[start : start + rows]
-            target_items = self.items[target].to(self.sum_dtype)
-            target_scores = (block * target_items).sum(1) + self.bias[target]  # (rows)
-            weights, shares, normaliser = self._softmax(block, memory)
-            loss += (normaliser - target_scores).sum()
+            block = states[start : start + rows]
+            weights, shares, normalisers[start : start + rows] = self._softmax(block, memory)
             if self.with_gradients:
-                found = self._add_gradients(block, target, weights, shares)
-                gradient[start : start + rows] = found - target_items
-        return loss, gradient
+                gradient[start : start + rows] = self._add_gradients(block, weights, shares)
+        if self.with_gradients:
+            gradient -= target_items
+            self.gradient.index_add_(0, targets, states.to(self.sum_dtype), alpha=-1)
+            self.bias_gradient.index_add_(0, targets, torch.ones_like(targets, dtype=self.sum_dtype), alpha=-1)
+        target_scores = (states * target_items).sum(1) + self.bias[targets]
+        return (normalisers - target_scores).sum(), gradient
 
     def _rows_per_block(self, num_rows: int) -> int:
         fewest, most = ROWS_PER_BLOCK
@@ -212,7 +214,7 @@ class _Catalogue:
         normaliser = by_tile.logsumexp(0)
         return weights, (by_tile - normaliser).exp_(), normaliser
 
-    def _add_gradients(self, block, target, weights, shares) -> torch.Tensor:
+    def _add_gradients(self, block, weights, shares) -> torch.Tensor:
         """Adds the block's gradients by items and bias; returns the expected item of each row, `(rows, hidden)`."""
         expected = []
         scaled = (block * shares[:, :, None]).to(block.dtype).expand(len(weights), -1, -1)  # (tiles, rows, hidden)
@@ -225,8 +227,6 @@ class _Catalogue:
             else:
                 self.gradient[tile] += weight.T @ states
                 self.bias_gradient[tile] += weight.T @ share
-        self.gradient.index_add_(0, target, block.to(self.sum_dtype), alpha=-1)
-        self.bias_gradient.index_add_(0, target, torch.ones_like(target, dtype=self.sum_dtype), alpha=-1)
         return (torch.stack(expected) * shares[:, :, None]).sum(0)
 
 

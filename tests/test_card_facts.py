@@ -77,7 +77,11 @@ def test_runs_that_differ_in_what_they_show_or_spell_out_alone_are_the_same_trai
     for name, file in files.items():
         file.write_text(json.dumps(evaluate_run(runs[name], data)))
     card = write_model_card(run, [files["run"], files["other"], files["named"]])[0].read_text("utf-8")
-    assert re.findall(r"\| (\d+) \|", card[card.index("The same training with other seeds:") :])[:3] == ["42", "7", "8"]
+    assert re.findall(r"\| (\d+) \|", card[card.index("The same training with other seeds:") :])[:3] == [
+        "42",
+        "7",
+        "8",
+    ]
     for name, wrong in (("rho", "mlm_probability"), ("paper", "recipe")):
         with pytest.raises(ValueError, match=f"of a run with another {wrong}, not"):
             write_model_card(run, [files["run"], files[name]])
