@@ -20,7 +20,7 @@ from .configuration_bert4rec import FIRST_ITEM_TOKEN
 from .ranking import Scorer, top_k_items
 from .scoring import ItemSimilarity, ModelScorer
 
-DEFAULT_BATCH_SIZE = 256
+DEFAULT_BATCH_SIZE, DEFAULT_TOP_K = 256, 10
 # Histories are sorted by length within so many batches: read in batches of like length they need little padding.
 BATCHES_PER_GROUP = 16
 
@@ -30,7 +30,7 @@ class Query(NamedTuple):
 
     tokens: np.ndarray
     num_unknown: int
-    top_k: int = 10
+    top_k: int
     filter_seen: bool = True
     allowed: np.ndarray | None = None
     denied: np.ndarray | None = None
@@ -46,7 +46,8 @@ class NextItemRecommendationPipeline(Pipeline):
     or a column of one.
 
     Args of a call:
-        top_k (`int`, *optional*, defaults to 10): Number of items; fewer come back where fewer are allowed.
+        top_k (`int`, *optional*, defaults to 10, or to the catalogue's size where that is less):
+            Number of items; fewer come back where fewer are allowed.
         filter_seen (`bool`, *optional*, defaults to `True`): Whether items of the history are left out.
         allowed_items (`list`, *optional*): Only these items are recommended; ids that the model does not know are ignored.
         denied_items (`list`, *optional*): These items are not recommended.
@@ -81,6 +82,8 @@ class NextItemRecommendationPipeline(Pipeline):
         self.scorer: Scorer = ModelScorer(self.model)
 
     def _sanitize_parameters(self, unknown_items=None, top_k=None, filter_seen=None, **items):
+        if unknown_items not in (None, "skip", "error"):
+            raise ValueError(f"unknown_items is {unknown_items!r}; choose 'skip' or 'error'.")
         preprocess = {} if unknown_items is None else {"unknown_items": unknown_items}
         forward = {
             name: value for name, value in (("top_k", top_k), ("filter_seen", filter_seen)) if value is not None
@@ -138,7 +141,7 @@ class NextItemRecommendationPipeline(Pipeline):
         self,
         item_ids: Any,
         *,
-        top_k: int = 10,
+        top_k: int | None = None,
         allowed_items: Iterable[Any] | None = None,
         denied_items: Iterable[Any] | None = None,
         unknown_items: str = "skip",
@@ -149,7 +152,7 @@ class NextItemRecommendationPipeline(Pipeline):
 
         Args:
             item_ids (`str`, `int`, `list` or iterator): One raw id, several, or, to stream any number of them, an iterator.
-            top_k (`int`, *optional*, defaults to 10): Number of items; the item itself is never listed.
+            top_k (`int`, *optional*, defaults to 10 or less, as of a call): Number of items; the item itself is never listed.
             allowed_items (`list`, *optional*): Only these items are listed.
             denied_items (`list`, *optional*): These items are not listed.
             unknown_items (`str`, *optional*, defaults to `"skip"`):
@@ -172,8 +175,10 @@ class NextItemRecommendationPipeline(Pipeline):
             >>> [entry["item_id"] for entry in recommend.similar_items("a", top_k=1)["similar_items"]]
             ['b']
         """
-        _check_batch_size(batch_size), self._check_top_k(top_k)
-        rules = self._sanitize_parameters(allowed_items=allowed_items, denied_items=denied_items)[1]
+        _check_batch_size(batch_size)
+        top_k = self._checked_top_k(top_k)
+        options = {"allowed_items": allowed_items, "denied_items": denied_items, "unknown_items": unknown_items}
+        rules = self._sanitize_parameters(**options)[1]
         asked = _as_list(item_ids)
         if isinstance(asked, (str, Integral)):
             return next(self._similar(iter([asked]), 1, top_k, unknown_items, rules))
@@ -228,12 +233,12 @@ class NextItemRecommendationPipeline(Pipeline):
         return {"tokens": np.array(tokens, dtype=np.int64), "num_unknown": len(unknown)}
 
     def _forward(
-        self, model_inputs: dict, top_k: int = 10, filter_seen: bool = True, allowed_items=None, denied_items=None
+        self, model_inputs: dict, top_k=None, filter_seen: bool = True, allowed_items=None, denied_items=None
     ) -> dict[str, torch.Tensor]:
         histories, num_unknown = model_inputs["tokens"], model_inputs["num_unknown"]
         if isinstance(histories, np.ndarray):  # a batch of one comes as it is
             histories, num_unknown = [histories], [num_unknown]
-        self._check_top_k(top_k)
+        top_k = self._checked_top_k(top_k)
         rules = {"seen": histories if filter_seen else None, "allowed": allowed_items, "denied": denied_items}
         return self._ranked(histories, top_k, **rules) | {"num_unknown": torch.tensor(num_unknown)}
 
@@ -271,10 +276,8 @@ class NextItemRecommendationPipeline(Pipeline):
         preprocess, forward, _ = self._sanitize_parameters(**options)
         for name in {"allowed_items", "denied_items"} & set(forward):
             forward[name.removesuffix("_items")] = forward.pop(name)
-        queries = [Query(**self.preprocess(history, **preprocess), **forward) for history in histories]
-        for top_k in {query.top_k for query in queries}:
-            self._check_top_k(top_k)
-        return queries
+        forward["top_k"] = self._checked_top_k(forward.get("top_k"))
+        return [Query(**self.preprocess(history, **preprocess), **forward) for history in histories]
 
     def answer(self, queries: Sequence[Query]) -> list[dict[str, Any]]:
         """Answers as of a call. Histories are scored together, whatever is asked of each; the caller bounds their number."""
@@ -303,12 +306,16 @@ class NextItemRecommendationPipeline(Pipeline):
         outputs["items"].masked_fill_(is_beyond.to(outputs["items"].device), -1)
         return self._as_answers(outputs | {"num_unknown": torch.tensor([query.num_unknown for query in queries])})
 
-    def _check_top_k(self, top_k: Any):
+    def _checked_top_k(self, top_k: Any) -> int:
+        """What was given, or as many as are shown where nothing was."""
         num_items = self.scorer.vocab_size - FIRST_ITEM_TOKEN
+        if top_k is None:
+            return min(DEFAULT_TOP_K, num_items)
         if not _is_whole(top_k) or not 1 <= top_k <= num_items:
             raise ValueError(
                 f"top_k is {top_k!r}, but the catalogue has {num_items} items; give between 1 and {num_items}."
             )
+        return top_k
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor]) -> dict[str, Any]:
         return self._as_answers(model_outputs)[0]

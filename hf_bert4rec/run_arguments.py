@@ -35,6 +35,7 @@ FIXED_ARGUMENTS = {
     "fsdp": None,  # ignored on CPUs; elsewhere refused: input and head share parameters
     "label_smoothing_factor": 0.0,  # needs the logits of every position, and there are those of labels alone
     "resume_from_checkpoint": None,  # a run goes on where its own folder says
+    "dataloader_drop_last": False,  # would leave out users in validation too
     "neftune_noise_alpha": None,  # expects a row of vectors for each history where events come in one row
 }
 AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")

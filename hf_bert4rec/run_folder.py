@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from .configuration_bert4rec import FIRST_ITEM_TOKEN, Bert4RecConfig
 from .error_text import one_line
-from .interactions import InteractionData
+from .interactions import InteractionData, load_data, prepare
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .tokenization_bert4rec import Bert4RecTokenizer
 from .whole_file import OPTIONS_FILE, check_not_inside, check_replaceable, write_whole_file
@@ -151,19 +151,67 @@ def check_output(output_dir: Path, overwrite: bool, reads: Iterable[Any]):
     check_not_inside(output_dir, [folder for folder in folders if isinstance(folder, (str, Path))])
 
 
+def data_of_run(
+    data: Any, output_dir: Path, options: dict[str, Any], *, overwrite: bool, is_first: bool
+) -> InteractionData:
+    r"""
+    The prepared data of a run; a log is prepared into `output_dir + ".data"`.
+
+    Args:
+        data ([`InteractionData`], path or log): Prepared data, its folder, or a log that [`prepare`] reads.
+        output_dir (`Path`): Folder of the run.
+        options (`dict`): Those of [`prepare`].
+        overwrite (`bool`): Whether data of an earlier run may be replaced.
+        is_first (`bool`): Whether this process prepares; the others find what it has prepared.
+
+    Returns:
+        [`InteractionData`]
+
+    Raises:
+        ValueError: If there are options for data that is prepared, or a stopped run was begun with another log.
+    """
+    if isinstance(data, InteractionData):
+        return data
+    if isinstance(data, (str, Path)) and Path(data).is_dir():
+        if options:
+            raise ValueError(f"{data} is prepared already; {', '.join(options)} can only be given with a log.")
+        return load_data(data)
+    folder, partial = (output_dir.with_name(f"{output_dir.name}.{part}") for part in ("data", "partial"))
+    if not is_first:
+        return load_data(folder)
+    if overwrite or not (folder.exists() and partial.exists()) or last_checkpoint(partial) is None:
+        return prepare(data, folder, overwrite=overwrite or partial.exists(), **options)
+    # A stopped run goes on with what it has read; whether that is this log is known once the log is read again.
+    with tempfile.TemporaryDirectory(prefix=f"{output_dir.name}.", dir=output_dir.parent) as scratch:
+        found = prepare(data, Path(scratch) / "data", **options).content_hash()
+    known = load_data(folder)
+    if found != known.content_hash():
+        name = data if isinstance(data, (str, Path)) else "this log"
+        raise ValueError(
+            f"{partial} was begun with other events than {name} gives; repeat the same log and options to resume, or give "
+            "--overwrite_output_dir to begin anew."
+        )
+    return known
+
+
 def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwrite: bool):
-    """Make the folder of an unfinished run, or check that the one there was begun with the same options and data."""
-    begun = options | {"num_users": data.num_users, "num_items": data.num_items, "num_events": data.num_events}
-    begun = json.loads(json.dumps(begun, default=str))
+    """
+    Make the folder of an unfinished run, or check that the one there was begun with the same options and data. One that has
+    no checkpoint holds nothing to go on from, and is begun anew.
+    """
+    begun = json.loads(json.dumps(options | {"data_hash": data.content_hash()}, default=str))
     file = partial / OPTIONS_FILE
     found = json.loads(file.read_text()) if _is_json(file) else None
     if found == begun:
         return
-    if found is not None and not overwrite:
+    if found is not None and not overwrite and last_checkpoint(partial) is not None:
         name = next(name for name in found | begun if found.get(name) != begun.get(name))
+        given = "by default"
+        what = "on other data" if name == "data_hash" else f"with {name} {found.get(name, given)}"
+        now = "" if name == "data_hash" else f", now it is {begun.get(name, given)}"
         raise ValueError(
-            f"{partial} was begun with {name} {found.get(name, 'by default')}, now it is {begun.get(name, 'by default')}; "
-            "repeat the same options to resume, or give --overwrite_output_dir to begin anew."
+            f"{partial} was begun {what}{now}; repeat the same options and data to resume, or give --overwrite_output_dir to "
+            "begin anew."
         )
     if found is not None:
         shutil.rmtree(partial)

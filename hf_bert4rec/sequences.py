@@ -61,11 +61,17 @@ class TrainingSequences(torch.utils.data.Dataset):
         self.data, self.max_length = data, max_length
         self.window, self.seed = window, seed
         self.num_rows = -(-len(self.users) // length_multiple) * length_multiple
-        self.set_epoch(0)
+        # Workers that live on from epoch to epoch have a copy of all but this.
+        self._wanted_epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._draw(0)
 
     def set_epoch(self, epoch: int):
         """Draw the windows and the order of an epoch (counted from 0)."""
-        self.epoch = int(epoch)
+        self._wanted_epoch.fill_(int(epoch))
+        self._draw(int(epoch))
+
+    def _draw(self, epoch: int):
+        self.epoch = epoch
         num_events = self.data.train_end[self.users]
         num_windows = np.maximum(num_events - self.max_length, 0) + 1
         if self.window == "random":
@@ -83,6 +89,8 @@ class TrainingSequences(torch.utils.data.Dataset):
         """`input_ids` (`np.int64` tokens, oldest first), `row` and `epoch`, from which the masks are drawn."""
         if not 0 <= index < self.num_rows:
             raise IndexError(f"Row {index} of {self.num_rows} does not exist.")
+        if self.epoch != (wanted := int(self._wanted_epoch)):
+            self._draw(wanted)
         if index >= len(self.order):
             return {"input_ids": np.empty(0, np.int64), "row": -1, "epoch": self.epoch}
         row = self.order[index]

@@ -29,7 +29,7 @@ from .distillation import Teacher, TeacherOptions, teacher_of
 from .energy import measure_energy
 from .evaluation import TrainerRanking
 from .fine_tuning import StartModel, StartOptions, noted, start_of
-from .interactions import InteractionData, InteractionOptions, load_data, prepare
+from .interactions import InteractionData, InteractionOptions
 from .modeling_bert4rec import Bert4RecForMaskedLM
 from .modeling_bert4rec_causal import Bert4RecForCausalLM
 from .plots import has_matplotlib, plot_run
@@ -39,7 +39,7 @@ from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fin
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
 from .run_arguments import FIXED_ARGUMENTS, check_arguments, training_arguments
-from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, finish, last_checkpoint
+from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, data_of_run, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
 
@@ -159,7 +159,8 @@ def train(
     if hub and arguments.process_index == 0:
         open_repository(**hub)  # and so is a token
     with arguments.main_process_first():
-        data = _prepared(data, output_dir, chosen[InteractionOptions], overwrite)
+        is_first = arguments.local_process_index == 0
+        data = data_of_run(data, output_dir, chosen[InteractionOptions], overwrite=overwrite, is_first=is_first)
     if chosen[SequenceOptions].get("recipe", AUTO) == AUTO:
         chosen = sorted_options(options | {"recipe": recipe_for(data)}, start)
         arguments = training_arguments(chosen[TrainingArguments], partial)
@@ -225,20 +226,6 @@ def sorted_options(options: dict[str, Any], start: StartModel | None = None) -> 
             found = chosen[TrainingArguments][name]
             raise ValueError(f"{name} is {found!r}, but order, metrics or weights need {value!r}; leave it out.")
     return chosen
-
-
-def _prepared(data: Any, output_dir: Path, options: dict[str, Any], overwrite: bool) -> InteractionData:
-    """The prepared data, whatever was given."""
-    if isinstance(data, InteractionData):
-        return data
-    if isinstance(data, (str, Path)) and Path(data).is_dir():
-        if options:
-            raise ValueError(f"{data} is prepared already; {', '.join(options)} can only be given with a log.")
-        return load_data(data)
-    folder = output_dir.with_name(output_dir.name + ".data")
-    if folder.exists() and not overwrite and output_dir.with_name(output_dir.name + ".partial").exists():
-        return load_data(folder)  # a stopped run goes on with the data that it was begun with
-    return prepare(data, folder, overwrite=overwrite, **options)
 
 
 def config_of(chosen: dict[type, dict[str, Any]], num_items: int) -> Bert4RecConfig:

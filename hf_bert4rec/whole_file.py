@@ -13,9 +13,17 @@ from pathlib import Path
 OPTIONS_FILE = "options.json"
 
 
+def check_output_file(path: Path):
+    """Refuse a name that is a folder's, and make the folder that the file is to lie in: worth doing before the work begins."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file, such as {path / 'output.json'}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the name of the file once all is written."""
+    check_output_file(path)
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial

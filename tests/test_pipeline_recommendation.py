@@ -197,6 +197,23 @@ def test_titles_come_where_there_are_titles(recommend, numbered):
     assert isinstance(answer["item_id"], int)
 
 
+def test_of_a_small_catalogue_all_items_come_unless_another_number_is_asked_for():
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=7, hidden_size=16, intermediate_size=32))
+    small = pipeline("next-item-recommendation", model=model, tokenizer=Bert4RecTokenizer.from_items(list("abcd")))
+    assert len(small(["a"])["recommendations"]) == 3
+    assert len(small(["a"], filter_seen=False)["recommendations"]) == 4
+    assert len(small.similar_items("a")["similar_items"]) == 3
+    assert len(small.answer(small.queries([[]]))[0]["recommendations"]) == 4
+    with pytest.raises(ValueError, match="top_k is 10, but the catalogue has 4 items"):
+        small(["a"], top_k=10)
+
+
+def test_what_to_do_with_unknown_items_is_one_of_two(recommend):
+    for ask in (recommend, recommend.similar_items):
+        with pytest.raises(ValueError, match="unknown_items is 'ignore'; choose 'skip' or 'error'"):
+            ask(["item 1"], unknown_items="ignore")
+
+
 @pytest.mark.parametrize("top_k", [0, 13, "3", 2.5, True])
 def test_top_k_outside_the_catalogue_is_refused(recommend, top_k):
     with pytest.raises(ValueError, match=f"top_k is {top_k!r}, but the catalogue has 12 items; give between 1 and 12"):

@@ -29,6 +29,7 @@ def data(interaction_log, tmp_path):
         ),
         ("--early_stopping_patience=-1", "early_stopping_patience is -1; give 0 or more."),
         ("--neftune_noise_alpha=5", "neftune_noise_alpha is 5, but order, metrics or weights need None"),
+        ("--dataloader_drop_last=true", "dataloader_drop_last is True, but order, metrics or weights need False"),
         (
             '--accelerator_config={"even_batch": true}',
             "accelerator_config has even_batch; it can have split_batches, ",

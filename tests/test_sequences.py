@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from hf_bert4rec import sequences as module
 from hf_bert4rec.configuration_bert4rec import FIRST_ITEM_TOKEN
@@ -81,6 +82,18 @@ def test_the_order_changes_with_epoch_and_seed_and_nothing_else():
     assert first != rows_of(sequences)
     sequences.set_epoch(0)
     assert first == rows_of(sequences)
+
+
+def test_workers_that_live_on_draw_every_epoch_anew():
+    sequences = training_sequences(LENGTHS)
+    loader = DataLoader(sequences, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1, 4, 1):
+        sequences.set_epoch(epoch)
+        found = [(row["row"], row["epoch"], row["input_ids"].tolist()) for row in loader]
+        alone = training_sequences(LENGTHS)
+        alone.set_epoch(epoch)
+        rows = [alone[index] for index in range(len(alone))]
+        assert found == [(row["row"], epoch, row["input_ids"].tolist()) for row in rows]
 
 
 def test_users_of_all_lengths_come_together():

@@ -125,7 +125,7 @@ def test_an_unknown_item_has_an_empty_list_in_its_place_or_is_refused(recommend)
         ("item 1", {"top_k": 13}, "top_k is 13, but the catalogue has 12 items"),
         ("item 1", {"batch_size": 0}, "batch_size is 0; give a whole number of at least 1"),
         ("item 1", {"allowed_items": "item 2"}, "allowed_items must be a list of item ids, found 'item 2'"),
-        ("item 1", {"unknown_items": "drop"}, "must be 'skip' or 'error', found 'drop'"),
+        ("item 1", {"unknown_items": "drop"}, "unknown_items is 'drop'; choose 'skip' or 'error'"),
     ],
 )
 def test_wrong_input_is_named_in_one_line(recommend, asked, options, message):

@@ -18,6 +18,14 @@ def test_a_file_takes_its_name_when_all_is_written_and_keeps_its_old_text_when_n
     assert path.read_text() == "new"
 
 
+def test_the_folder_of_a_file_is_made_and_no_folder_is_taken_for_a_file(tmp_path):
+    write_whole_file(tmp_path / "deep" / "er" / "a.json", "text")
+    assert (tmp_path / "deep" / "er" / "a.json").read_text() == "text"
+    with pytest.raises(IsADirectoryError, match=r"er is a folder; give the name of a file, such as .*er/output\.json"):
+        write_whole_file(tmp_path / "deep" / "er", "text")
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["er"]
+
+
 def test_a_folder_takes_its_name_when_all_is_written_and_nothing_is_left_when_not(tmp_path):
     path = tmp_path / "deep" / "folder"
     with pytest.raises(ZeroDivisionError), whole_folder(path) as partial:

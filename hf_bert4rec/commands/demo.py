@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..demo import run_demo
 from ..metrics_text import metrics_table
-from ..whole_file import write_whole_file
+from ..whole_file import check_output_file, write_whole_file
 
 USAGE = ""
 HELP = "Train on a generated world and compare with baselines and with the best possible."
@@ -20,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser):
 
 
 def run(output_file: str | None, output_dir: str | None):
+    if output_file is not None:
+        check_output_file(Path(output_file))
     results, examples = run_demo(output_dir)
     print(metrics_table(results))
     for example in examples:

@@ -16,7 +16,7 @@ from ..metrics_text import evaluation_text, known_table
 from ..plots import WITHOUT_MATPLOTLIB, has_matplotlib, plot_metrics
 from ..protocols import PROTOCOLS
 from ..published_results import DATASETS
-from ..whole_file import whole_folder, write_whole_file
+from ..whole_file import check_output_file, whole_folder, write_whole_file
 
 USAGE = "RUN --data DATA"
 HELP = "Metrics of a trained model beside popularity and Markov counts."
@@ -67,6 +67,8 @@ def run(
     is_first = not int(os.environ.get("RANK", "0"))
     if plots is not None and not has_matplotlib():
         raise ValueError(WITHOUT_MATPLOTLIB)
+    if output_file is not None:
+        check_output_file(Path(output_file))
     # What draws its rivals has no lists; asked for by name it is refused.
     options["with_coverage"] = coverage or (plots is not None and PROTOCOLS[options["protocol"]].num_negatives is None)
     pictures = whole_folder(Path(plots), overwrite=overwrite) if plots is not None and is_first else nullcontext()

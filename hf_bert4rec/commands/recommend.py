@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser):
         help="JSON lines, or Parquet where it ends in .parquet: one row for each line of --input_file (default: standard "
         "output)",
     )
-    parser.add_argument("--top_k", type=int, default=10, help="items for each history (default: 10)")
+    parser.add_argument("--top_k", type=int, help="items for each history (default: 10)")
     parser.add_argument("--keep_seen", action="store_true", help="recommend items of the history too")
     parser.add_argument("--allowed_items", nargs="+", metavar="ID", help="recommend only these")
     parser.add_argument("--denied_items", nargs="+", metavar="ID", help="never recommend these")

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser):
     parser.add_argument("run", metavar="RUN", help="folder of the trained model")
     parser.add_argument("--items", nargs="+", metavar="ID", help="whose neighbours (default: every item of the model)")
     parser.add_argument("--output_file", help="JSON lines, one item each (default: standard output)")
-    parser.add_argument("--top_k", type=int, default=10, help="neighbours of each item (default: 10)")
+    parser.add_argument("--top_k", type=int, help="neighbours of each item (default: 10)")
     parser.add_argument("--allowed_items", nargs="+", metavar="ID", help="list only these")
     parser.add_argument("--denied_items", nargs="+", metavar="ID", help="never list these")
     parser.add_argument(

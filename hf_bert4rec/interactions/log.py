@@ -198,5 +198,8 @@ def _json_id_kind(engine: DuckDBEngine, loaded: LoadedLog, table: str, role: str
     )
     if wrong is not None:
         column = loaded.columns[role]
-        raise ValueError(f"{loaded.place(wrong)}: {column!r} is neither text nor an integer; correct the {role} id")
+        raise ValueError(
+            f"{loaded.place(wrong)}: {column!r} is neither text nor an integer of 64 bits; correct the {role} id, or write all "
+            "as text"
+        )
     return "integer" if num_integers and not num_texts else "text"

@@ -27,6 +27,15 @@ UTF8 = "utf-8-sig"
 # The engine takes no longer ones.
 MAX_SEPARATOR_BYTES = 4
 NUM_LINES_LOOKED_AT = 50
+# How files begin that are no text in the encoding of the others, and what to do with them.
+SIGNATURES = {
+    b"\x1f\x8b": "a gzip file: give it a name that ends in .gz",
+    b"PAR1": "a Parquet file: give it a name that ends in .parquet",
+    b"PK\x03\x04": "a zip file: unpack it",
+    b"\xff\xfe\x00\x00": "UTF-32 text: give its encoding, utf-32",
+    b"\xff\xfe": "UTF-16 text: give its encoding, utf-16",
+    b"\xfe\xff": "UTF-16 text: give its encoding, utf-16",
+}
 
 
 @dataclass(frozen=True)
@@ -212,9 +221,14 @@ def record_line(path: str, text_format: TextFormat, row: int) -> int:
 
 
 def encoding_fault(path: str, encoding: str) -> str:
-    """One line on the first line of a file that cannot be decoded."""
+    """One line on a file that is not what its name says, or on its first line that cannot be decoded."""
     where = ""
     with open_bytes(path) as file:
+        start = file.read(4)
+        file.seek(0)
+        for signature, advice in SIGNATURES.items():
+            if start.startswith(signature) and not encoding.startswith(("utf-16", "utf-32")):
+                return f"{path} is {advice}"
         for number, line in enumerate(file, start=1):
             try:
                 line.decode(encoding)
