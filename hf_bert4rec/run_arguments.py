@@ -40,6 +40,9 @@ FIXED_ARGUMENTS = {
 }
 AT_LEAST_1 = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 ABOVE_0 = ("eval_steps", "save_steps", "logging_steps")
+AT_LEAST_0 = ("learning_rate", "weight_decay", "adam_epsilon", "dataloader_num_workers")
+BELOW_1 = ("adam_beta1", "adam_beta2")  # and at least 0
+NUM_SEEDS = 1 << 32  # that numpy's generator takes
 
 
 def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:
@@ -66,13 +69,14 @@ def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArgu
 
 def check_arguments(arguments: TrainingArguments):
     r"""
-    Refuse numbers that a run divides by and must not, and a metric that no validation has.
+    Refuse numbers that a run divides by and must not, that its optimiser, loader or generators refuse without naming the option,
+    and a metric that no validation has.
 
     Args:
         arguments (`TrainingArguments`): Those of a run.
 
     Raises:
-        ValueError: If a batch, a number of steps or of epochs is not above 0, or the metric is unknown.
+        ValueError: If a number is out of its range, or the metric is unknown.
     """
     for name in AT_LEAST_1:
         if getattr(arguments, name) < 1:
@@ -80,6 +84,14 @@ def check_arguments(arguments: TrainingArguments):
     for name in ABOVE_0:
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
             raise ValueError(f"{name} is {getattr(arguments, name)}; give a number above 0, or leave it out.")
+    for name in AT_LEAST_0:
+        if not getattr(arguments, name) >= 0:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; give a number of at least 0.")
+    for name in BELOW_1:
+        if not 0 <= getattr(arguments, name) < 1:
+            raise ValueError(f"{name} is {getattr(arguments, name)}; give a number from 0 up to, not including, 1.")
+    if not 0 <= arguments.seed < NUM_SEEDS:
+        raise ValueError(f"seed is {arguments.seed}; give a number from 0 to {NUM_SEEDS - 1}.")
     if arguments.max_steps <= 0 and arguments.num_train_epochs <= 0:
         raise ValueError(f"num_train_epochs is {arguments.num_train_epochs}; give a number above 0.")
     known = ["loss", *ranking_metrics(np.zeros(1), CUTOFFS)]

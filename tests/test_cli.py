@@ -365,10 +365,6 @@ def test_what_is_wrong_with_a_run_is_said_in_one_line(world, capsys, tmp_path):
         (["recommend", run, "--history", "who", "--unknown_items", "error"], "who"),
         (["recommend", run, "--input_file", tmp_path / "none.jsonl"], "none.jsonl"),
         (["recommend", run, "--input_file", source, "--output_file", source], "is the input file"),
-        (
-            ["recommend", run, "--input_file", source, "--output_file", data],
-            "is a folder; give the name of a file, such as",
-        ),
         (["evaluate", run, "--data", data, "--output_file", data], "is a folder; give the name of a file"),
     ):
         refused(capsys, arguments, message)
