@@ -91,6 +91,8 @@ def rows_by_size(
     sizes: Sequence[tuple[int, int, int]], by_query: Sequence[torch.Tensor], by_key: Sequence[torch.Tensor]
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     r"""
+    Cut states of rows that stand one behind the other into those of each size.
+
     Args:
         sizes (list of `tuple`): As [`attention_by_products`] takes them.
         by_query, by_key (lists of `torch.Tensor` of shape `(tokens, heads, size)`): States of each query and of each key.
