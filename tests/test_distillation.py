@@ -218,6 +218,9 @@ def test_a_run_goes_on_with_the_teacher_that_it_was_begun_with(data, teacher, tm
     stop = {"num_train_epochs": 1, "max_grad_norm": "none"}  # fails when training begins
     with pytest.raises(TypeError):
         train(data, tmp_path / "run", teacher=changed, **TINY | stop)
+    checkpoint = tmp_path / "run.partial" / "checkpoint-1"  # without one a run is begun anew
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
     model, _ = load_run(changed)
     with torch.no_grad():
         model.get_output_embeddings().bias += torch.arange(15)
