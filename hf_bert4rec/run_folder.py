@@ -206,12 +206,10 @@ def begin(partial: Path, options: dict[str, Any], data: InteractionData, overwri
         return
     if found is not None and not overwrite and last_checkpoint(partial) is not None:
         name = next(name for name in found | begun if found.get(name) != begun.get(name))
-        given = "by default"
-        what = "on other data" if name == "data_hash" else f"with {name} {found.get(name, given)}"
-        now = "" if name == "data_hash" else f", now it is {begun.get(name, given)}"
+        how = f"with {name} {found.get(name, 'by default')}, now it is {begun.get(name, 'by default')}"
         raise ValueError(
-            f"{partial} was begun {what}{now}; repeat the same options and data to resume, or give --overwrite_output_dir to "
-            "begin anew."
+            f"{partial} was begun {'on other data' if name == 'data_hash' else how}; repeat the same options and data to resume, "
+            "or give --overwrite_output_dir to begin anew."
         )
     if found is not None:
         shutil.rmtree(partial)
