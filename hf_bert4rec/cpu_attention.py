@@ -3,7 +3,7 @@ Attention by plain products on a CPU, where torch's own is slow: in bfloat16, an
 
 torch's fused attention is slower in bfloat16 than in float32 on a CPU (its backward pass takes more than twice as long). At the
 lengths of histories, a few hundred events, four plain products and a softmax take half of float32's time; registered with
-Transformers as `attn_implementation="cpu_bf16"`. With dropout torch has no fused attention at all on a CPU: a training step
+Transformers as `attn_implementation="cpu_bf16"`, for padded rows (`packed_rows` have float32 to themselves). With dropout torch has no fused attention at all on a CPU: a training step
 in float32 takes a fifth less by the products of this module (`packed_rows`).
 
 *Source:* Vaswani et al., "Attention Is All You Need" (NeurIPS 2017), section 3.2.1.
@@ -124,6 +124,7 @@ class _Attention(torch.autograd.Function):
     """One step of the graph for all rows: at the lengths of histories more steps take as long as a fifth of the products."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")  # for the pass back, which shall cast its products as this one does
     def forward(ctx, query, key, value, sizes, biases, scaling, dropout):
         ctx.sizes, ctx.scaling, ctx.scale = sizes, scaling, scale_of_kept(dropout)
         output = query.new_empty(query.shape)
@@ -145,6 +146,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):
         saved = iter(ctx.saved_tensors)
         num_keys = sum(rows * keys for rows, _, keys in ctx.sizes)

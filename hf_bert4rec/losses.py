@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from .product_sizes import autocast_dtype
 from .sharded_items import is_sharded, sharded_cross_entropy
 from .soft_targets import SoftTargets, label_over_expected
 
@@ -104,8 +105,7 @@ def _summed_cross_entropy(hidden_states, item_embeddings, item_bias, labels) -> 
 
 def _product_dtype(hidden_states: torch.Tensor) -> torch.dtype:
     """bfloat16 where autocast or the model asks for it on a CPU, otherwise float32 or more."""
-    is_cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    if is_cast or hidden_states.dtype == torch.bfloat16:
+    if torch.bfloat16 in (autocast_dtype(), hidden_states.dtype):
         return torch.bfloat16
     return torch.promote_types(hidden_states.dtype, torch.float32)
 
@@ -157,7 +157,7 @@ class _Catalogue:
         self.bias_gradient = items.new_zeros(bias.shape if with_gradients else (0,), dtype=self.sum_dtype)
         size = -(-len(items) // -(-len(items) // ITEMS_PER_TILE))
         self.tiles = [slice(start, min(start + size, len(items))) for start in range(0, len(items), size)]
-        self.are_small = items.dtype == self.sum_dtype  # the scores, as far as is known
+        self.are_small = True  # the scores, as far as is known
 
     def loss(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss, and its gradient by the states; the gradient by the items is added to `gradient`."""
@@ -199,19 +199,19 @@ class _Catalogue:
         rows)`; and the logarithm of the sum of all exponentials, `(rows,)`.
         """
         if self.are_small:
-            weights, total = [], block.new_zeros(len(block))
+            weights, total = [], block.new_zeros(len(block), dtype=self.sum_dtype)
             for scores in self._scores(block * LOG2_E, self.bias * LOG2_E, memory):
                 weights.append(scores.exp2_())
-                total += scores.sum(1)
+                total += scores.sum(1, dtype=self.sum_dtype)
             if bool(((total > SMALL_SUMS[0]) & (total < SMALL_SUMS[1])).all()):
                 return weights, total.reciprocal()[None], total.log()
             self.are_small = False
         weights, normalisers = [], []
         for scores in self._scores(block, self.bias, memory):
-            highest = _row_max(scores).to(self.sum_dtype)
+            highest = scores.amax(1).to(self.sum_dtype)
             weights.append(torch.softmax(scores, 1, out=scores))
             # The largest probability is one over the sum of exp(score - highest).
-            normalisers.append(highest - _row_max(scores).to(self.sum_dtype).log())
+            normalisers.append(highest - scores.amax(1).to(self.sum_dtype).log())
         by_tile = torch.stack(normalisers)
         normaliser = by_tile.logsumexp(0)
         return weights, (by_tile - normaliser).exp_(), normaliser
@@ -228,15 +228,5 @@ class _Catalogue:
                 self.bias_gradient[tile].addmv_(weight.T, share)
             else:
                 self.gradient[tile] += weight.T @ states
-                self.bias_gradient[tile] += weight.T @ share
+                self.bias_gradient[tile] += share @ weight  # half of the time of `weight.T @ share`
         return (torch.stack(expected) * shares[:, :, None]).sum(0)
-
-
-def _row_max(scores: torch.Tensor) -> torch.Tensor:
-    """The highest of each row; in bfloat16 that of the bits, which takes a sixth of the time."""
-    if scores.dtype != torch.bfloat16:
-        return scores.amax(1)
-    bits = scores.view(torch.int16)
-    highest = bits.amax(1)
-    # Sign and magnitude: of negative numbers the one with the lowest bits is the highest.
-    return torch.where(highest < 0, bits.amin(1), highest).view(torch.bfloat16)

@@ -2,9 +2,10 @@
 Rows of a padded batch read without padding: their events stand one behind the other, each row attends to itself.
 
 Norms, projections, dropout and feed-forward layers do not know rows and work on the events of many as on one long row.
-Attention takes the rows of one length at a time, which need no mask. In float32 on a CPU a training step takes a twentieth
-less than by rows in parts of like length (`row_parts`) where histories are long, a tenth less where they are short. In
-bfloat16 each new length would cost programs for its products (`product_sizes`).
+Attention takes the rows of one length at a time, which need no mask. On a CPU a training step takes a twentieth less than by
+rows in parts of like length (`row_parts`) where histories are long, a tenth less where they are short. In bfloat16 each new
+number of tokens would cost programs for its products (`product_sizes`): a few tokens stand behind those of the rows, up to one
+of few numbers, and attention alone, whose lengths are many, is in float32, in which torch's own is the faster one.
 
 *Source:* none; the blocks are those of `block_parts`.
 
@@ -20,9 +21,10 @@ import torch
 from torch import nn
 
 from .block_parts import ATTENTIONS, parts_of
-from .cpu_attention import attention_by_products, causal_bias, rows_by_size
+from .cpu_attention import CPU_BF16, attention_by_products, causal_bias, rows_by_size
 from .encoders import position_inputs
 from .event_window import event_positions, kept_events
+from .product_sizes import autocast_dtype, next_size
 from .pruned_layer import can_be_taken_apart
 
 # Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64, which stay in the cache.
@@ -31,8 +33,8 @@ TOKENS_AT_ONCE = 1 << 13
 
 def can_be_packed(model: Any, positions: torch.Tensor, *, attention_mask: torch.Tensor, **inputs) -> bool:
     r"""
-    Whether the rows of a batch that [`~row_parts.can_be_read_in_parts`] can be packed: in float32 or more, where nothing acts
-    on the modules that packed rows go around, as hooks, wrappers and compilers do.
+    Whether the rows of a batch that [`~row_parts.can_be_read_in_parts`] can be packed: of weights in float32 or more, where
+    nothing acts on the modules that packed rows go around, as hooks, wrappers and compilers do.
 
     Args:
         model ([`Bert4RecModel`]): The encoder.
@@ -41,8 +43,9 @@ def can_be_packed(model: Any, positions: torch.Tensor, *, attention_mask: torch.
         **inputs: What else the model is given; what [`packed_states`] does not know must be `None`.
     """
     unknown = inputs.keys() - {"input_ids", "is_causal", "prunes"}
-    is_precise = not torch.is_autocast_enabled("cpu") and model.dtype in (torch.float32, torch.float64)
-    if not is_precise or model.config._attn_implementation != "sdpa" or any(inputs[n] is not None for n in unknown):
+    is_known_type = model.dtype in (torch.float32, torch.float64) and autocast_dtype() in (None, torch.bfloat16)
+    is_known_attention = model.config._attn_implementation in ("sdpa", CPU_BF16)
+    if not is_known_type or not is_known_attention or any(inputs[name] is not None for name in unknown):
         return False
     layers = list(model.encoder.layer)
     if not all(can_be_taken_apart(layer) and not layer.gradient_checkpointing for layer in layers):
@@ -94,20 +97,20 @@ def packed_states(
     position_ids = event_positions(is_event, model.config.position_origin == "newest").flatten()
     is_wanted, tokens = positions.flatten(), input_ids.flatten()
     parts = list(packed_parts(is_event & positions.any(1, keepdim=True)))
-    places = [places for places, _ in parts]
+    places = [_up_to_size(part) for part, _ in parts]
     embeds = embed(tokens[torch.cat(places)]).split([len(part) for part in places])
     states = []
-    for (part, lengths), embedded in zip(parts, embeds, strict=True):
+    for (part, lengths), part_places, embedded in zip(parts, places, embeds, strict=True):
         rows = _PackedRows(lengths, is_wanted[part], is_causal)
-        part_ids = position_ids[part][None]  # (1, tokens)
+        part_ids = position_ids[part_places][None]  # (1, tokens)
         inputs = position_inputs(model.config, part_ids)
         hidden = model.embeddings(None, embedded[None], part_ids)  # (1, tokens, hidden)
         *layers, last = model.encoder.layer
         for layer in layers if prunes else model.encoder.layer:
             hidden = rows.block(layer, hidden, **inputs)
         hidden = rows.block_at_wanted(last, hidden, **inputs) if prunes else hidden.index_select(1, rows.wanted)
-        states.append(model.LayerNorm(hidden.squeeze(0)))
-    order = torch.cat([part[is_wanted[part]] for part in places])
+        states.append(model.LayerNorm(hidden.squeeze(0))[: len(rows.wanted)])
+    order = torch.cat([part[is_wanted[part]] for part, _ in parts])
     return torch.cat(states)[order.argsort()]
 
 
@@ -135,9 +138,15 @@ def packed_parts(is_event: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.T
         order, lengths = order[num_rows:], lengths[num_rows:]
 
 
+def _up_to_size(index: torch.Tensor) -> torch.Tensor:
+    """As many places as products in bfloat16 shall have rows, those behind the given ones place 0; elsewhere those given."""
+    repeats = 0 if autocast_dtype() is None else next_size(len(index)) - len(index)
+    return nn.functional.pad(index, (0, repeats)) if repeats else index
+
+
 class _PackedRows:
     """
-    Rows whose tokens stand one behind the other, rows of one length together.
+    Rows whose tokens stand one behind the other, rows of one length together; others may follow that are no row's.
 
     Args:
         lengths (`torch.LongTensor` of shape `(num_rows,)`): Tokens of each row.
@@ -148,6 +157,7 @@ class _PackedRows:
     def __init__(self, lengths: torch.Tensor, is_wanted: torch.Tensor, is_causal: bool):
         self.is_causal, self.wanted = is_causal, is_wanted.nonzero()[:, 0]
         self._lengths = lengths
+        self.num_tokens = int(lengths.sum())
         found, num_rows = lengths.unique_consecutive(return_counts=True)
         self.lengths, self.num_rows = found.tolist(), num_rows.tolist()
 
@@ -158,11 +168,12 @@ class _PackedRows:
         return parts.feed_forward(parts.output(attended, states))
 
     def block_at_wanted(self, layer: nn.Module, states: torch.Tensor, **inputs) -> torch.Tensor:
-        """What a block gives at the wanted tokens, `(1, wanted, hidden)`."""
+        """What a block gives at the wanted tokens, `(1, wanted or more, hidden)`."""
         slots, chosen, num_slots = self._slots()
+        slots, chosen, wanted = map(_up_to_size, (slots, chosen, self.wanted))
         parts = parts_of(layer)
         attended = self._attention(parts, parts.by_head(slots[None], parts.norm(states), **inputs), num_slots)
-        return parts.feed_forward(parts.output(attended.index_select(1, chosen), states.index_select(1, self.wanted)))
+        return parts.feed_forward(parts.output(attended.index_select(1, chosen), states.index_select(1, wanted)))
 
     def _slots(self) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         """Tokens that ask, equally many in all rows of one length; the slots that are wanted; how many a row has, by length."""
@@ -181,13 +192,23 @@ class _PackedRows:
         """Attention of each row to itself, `(1, queries, hidden)`; queries, keys and values are `(1, heads, tokens, size)`."""
         query, key, value = (states.squeeze(0).transpose(0, 1) for states in by_head)  # (tokens, heads, size)
         sizes = list(zip(self.num_rows, num_queries, self.lengths, strict=True))
-        if parts.dropout():
+        if query.dtype != torch.bfloat16:
+            return self._attention_by_length(query, key, value, sizes, parts.dropout())[None]
+        of_rows = sum(rows * queries for rows, queries, _ in sizes)
+        exact = query[:of_rows].float(), key[: self.num_tokens].float(), value[: self.num_tokens].float()
+        with torch.autocast("cpu", enabled=False):
+            attended = self._attention_by_length(*exact, sizes, parts.dropout())
+        return nn.functional.pad(attended.to(query.dtype), (0, 0, 0, len(query) - of_rows))[None]
+
+    def _attention_by_length(
+        self, query, key, value, sizes: list[tuple[int, int, int]], dropout: float
+    ) -> torch.Tensor:
+        if dropout:
             biases = [causal_bias(length, query) if self.is_causal else None for length in self.lengths]
-            options = {"sizes": sizes, "biases": biases, "dropout": parts.dropout()}
-            return attention_by_products(query, key, value, **options).flatten(1)[None]
+            return attention_by_products(query, key, value, sizes=sizes, biases=biases, dropout=dropout).flatten(1)
         attended = []
         for rows in rows_by_size(sizes, (query,), (key, value)):
             query, key, value = (states.transpose(1, 2) for states in rows)  # (rows, heads, length, size)
             found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.is_causal)
             attended.append(found.transpose(1, 2).flatten(0, 1).flatten(1))
-        return torch.cat(attended)[None]
+        return torch.cat(attended)

@@ -8,7 +8,14 @@ few programs to write; products in float32, of MKL, need none and lose nothing t
 *Source:* none.
 """
 
+import torch
+
 SIZES_PER_OCTAVE = 8
+
+
+def autocast_dtype() -> torch.dtype | None:
+    """What products on a CPU are cast to at this moment, or `None`."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
 
 
 def next_size(number: int) -> int:

@@ -1,7 +1,7 @@
 """
 Rows of a padded batch read in parts of like length, so that a CPU spends little time on padding whatever rows come together.
 
-This is the road of bfloat16 and of whatever else `can_be_packed` refuses; others go without padding at all (`packed_rows`).
+This is the road of whatever `can_be_packed` refuses; others go without padding at all (`packed_rows`).
 
 Batches of like length need no parts, but teach worse: their steps are of users of one kind, and an event of a short history
 weighs more than one of a long history. Validation NDCG@10 on MovieLens-1M at the end of `examples/04_reproduce.py ml-1m` was

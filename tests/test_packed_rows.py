@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_bert4rec.cpu_attention import CPU_BF16
 from hf_bert4rec.packed_rows import TOKENS_AT_ONCE, can_be_packed, packed_parts
+from hf_bert4rec.product_sizes import next_size
 
 BLOCKS = [("bert", "post"), ("bert", "pre"), ("modernbert", "pre")]
 
@@ -269,11 +271,53 @@ def test_what_needs_the_blocks_as_they_are_is_not_packed(change):
         assert torch.isfinite(loss_and_gradients(model, batch)[0])
 
 
-def test_products_in_bfloat16_are_read_in_parts():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_products_in_half_precision_are_packed_where_they_are_in_bfloat16(dtype):
     model, batch = tiny_model().float(), batch_of(mask_of([40, 30, 20], 40))
-    for is_cast in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
-            assert is_packed(model, batch) != is_cast
+    with torch.autocast("cpu", dtype):
+        assert is_packed(model, batch) == (dtype == torch.bfloat16)
+    model.set_attn_implementation(CPU_BF16)
+    assert is_packed(model, batch)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_probs_dropout_prob": 1e-9}], ids=["", "can_drop"])
+@pytest.mark.parametrize("causal_rows", [None, [True] * 5])
+@pytest.mark.parametrize(("backbone", "norm_position"), BLOCKS)
+def test_in_bfloat16_loss_and_gradients_are_close_to_float32(
+    monkeypatch, backbone, norm_position, *, causal_rows, changes
+):
+    monkeypatch.setattr("hf_bert4rec.packed_rows.TOKENS_AT_ONCE", 60)
+    model = tiny_model(backbone=backbone, norm_position=norm_position, **changes).float()
+    batch = batch_of(mask_of([40, 3, 17, 39, 17], 40))
+    if causal_rows is not None:
+        batch["causal_rows"] = torch.tensor(causal_rows)
+    expected_loss, expected = loss_and_gradients(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, gradients = loss_and_gradients(model, batch)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-2, atol=0)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 0.05 * gradient.norm(), name
+
+
+def test_in_bfloat16_products_have_few_numbers_of_rows(monkeypatch):
+    model, batch = tiny_model().float(), batch_of(mask_of([40, 35, 3, 17, 39, 17, 11], 40))
+    layers = [module for module in model.bert4rec.encoder.modules() if isinstance(module, torch.nn.Linear)]
+    sizes = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[1]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert is_packed(model, batch)
+        loss, gradients = loss_and_gradients(model, batch)
+        assert sizes == [next_size(size) for size in sizes]
+        assert max(sizes) == 176 > batch["attention_mask"].sum() == 162
+        # Whatever the number of tokens behind the rows, they change nothing.
+        monkeypatch.setattr("hf_bert4rec.packed_rows.next_size", lambda number: number + 30)
+        other_loss, other = loss_and_gradients(model, batch)
+    assert max(sizes) == 192
+    torch.testing.assert_close(other_loss, loss, rtol=1e-3, atol=0)
+    for name, gradient in gradients.items():
+        assert (other[name] - gradient).norm() <= 0.02 * gradient.norm(), name
 
 
 def test_what_packed_rows_do_not_know_reaches_the_blocks():
