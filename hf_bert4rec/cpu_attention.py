@@ -3,8 +3,8 @@ Attention by plain products on a CPU, where torch's own is slow: in bfloat16, an
 
 torch's fused attention is slower in bfloat16 than in float32 on a CPU (its backward pass takes more than twice as long). At the
 lengths of histories, a few hundred events, four plain products and a softmax take half of float32's time; registered with
-Transformers as `attn_implementation="cpu_bf16"`, for padded rows (`packed_rows` have float32 to themselves). With dropout torch has no fused attention at all on a CPU: a training step
-in float32 takes a fifth less by the products of this module (`packed_rows`).
+Transformers as `attn_implementation="cpu_bf16"`, for padded rows. With dropout torch has no fused attention at all on a CPU: a
+training step in float32 takes a fifth less by the products of this module. `packed_rows` call it in float32 and for that alone.
 
 *Source:* Vaswani et al., "Attention Is All You Need" (NeurIPS 2017), section 3.2.1.
 *Differences:* none in the mathematics; in bfloat16 scores and weights are so too, the softmax's sums in float32.
