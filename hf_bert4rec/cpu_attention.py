@@ -147,7 +147,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx, gradient):
+    def backward(ctx, gradient):  # type: ignore[override]
         saved = iter(ctx.saved_tensors)
         num_keys = sum(rows * keys for rows, _, keys in ctx.sizes)
         query_gradient = torch.empty_like(gradient)

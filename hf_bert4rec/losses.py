@@ -161,17 +161,22 @@ class _Catalogue:
 
     def loss(self, states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Summed loss, and its gradient by the states; the gradient by the items is added to `gradient`."""
-        rows = self._rows_per_block(len(states))
+        rows, most_rows = self._rows_per_block(len(states))
         # Fresh memory for every block would cost a third of the time: the system clears it page by page.
-        memory = self.items.new_empty(rows * len(self.items))
+        memory = self.items.new_empty(most_rows * len(self.items))
         target_items = self.items[targets].to(self.sum_dtype)  # (rows, hidden)
         normalisers = states.new_empty(len(states), dtype=self.sum_dtype)
         gradient = states.new_empty(states.shape if self.with_gradients else (0,), dtype=self.sum_dtype)
         for start in range(0, len(states), rows):
             block = states[start : start + rows]
-            weights, shares, normalisers[start : start + rows] = self._softmax(block, memory)
+            num_rows = len(block)
+            if self.items.dtype == torch.bfloat16:  # each new number of rows costs programs for the products
+                block = nn.functional.pad(block, (0, 0, 0, rows - num_rows))
+            weights, shares, found = self._softmax(block, memory)
+            normalisers[start : start + rows] = found[:num_rows]
             if self.with_gradients:
-                gradient[start : start + rows] = self._add_gradients(block, weights, shares)
+                shares[:, num_rows:] = 0
+                gradient[start : start + rows] = self._add_gradients(block, weights, shares)[:num_rows]
         if self.with_gradients:
             gradient -= target_items
             self.gradient.index_add_(0, targets, states.to(self.sum_dtype), alpha=-1)
@@ -179,12 +184,14 @@ class _Catalogue:
         target_scores = (states * target_items).sum(1) + self.bias[targets]
         return (normalisers - target_scores).sum(), gradient
 
-    def _rows_per_block(self, num_rows: int) -> int:
+    def _rows_per_block(self, num_rows: int) -> tuple[int, int]:
+        """Rows of each block, and the most of any: memory of one size can be had again where others were."""
         fewest, most = ROWS_PER_BLOCK
         rows = min(max(BYTES_PER_BLOCK // (len(self.items) * self.items.element_size()), fewest), most)
         # Blocks of like size, as products of few rows are slow, and of whole vectors.
         num_blocks = max(1, math.ceil(num_rows / rows))
-        return min(rows, 8 * max(1, math.ceil(num_rows / num_blocks / 8)))
+        rows_of_each = min(rows, 8 * max(1, math.ceil(num_rows / num_blocks / 8)))
+        return rows_of_each, rows_of_each if num_blocks == 1 else rows
 
     def _scores(self, block: torch.Tensor, bias: torch.Tensor, memory: torch.Tensor) -> Iterator[torch.Tensor]:
         """Tile by tile the scores of its items, `(rows, items of the tile)`, one behind the other in `memory`."""

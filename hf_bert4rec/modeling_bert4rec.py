@@ -34,6 +34,7 @@ from .item_embeddings import Bert4RecEmbeddings, beside_gradient_of_all
 from .item_head import Bert4RecItemHead
 from .member_norm import normalise_by_member
 from .packed_rows import can_be_packed, packed_states
+from .product_sizes import with_few_sizes
 from .pruned_layer import can_be_taken_apart, layer_at_positions, layer_everywhere, wants_all_positions
 from .row_parts import can_be_read_in_parts, states_in_parts
 
@@ -351,7 +352,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             chosen = labels.flatten() if positions is None else labels[positions]
         else:
             outputs, hidden_states, chosen = self._both_objectives(inputs, labels, causal_rows, kwargs)
-        return outputs, self.cls.predictions.transform(hidden_states.flatten(0, -2)), chosen
+        return outputs, with_few_sizes(self.cls.predictions.transform, hidden_states.flatten(0, -2)), chosen
 
     def _both_objectives(self, inputs, labels, causal_rows, kwargs):
         """Hidden states and their labels: of the rows that see both sides, then of the causal ones."""

@@ -15,9 +15,11 @@ import sys
 
 from transformers import TrainerCallback
 
-# A training gives memory back after so many steps or more, when it holds so many times what one step needs. To do it after every
-# step would cost a quarter of the time, after every 16th 2 to 7 %.
-STEPS_BETWEEN_TRIMS, MOST_HELD = 16, 1.25
+# A training gives memory back after so many steps or more, when it holds so many times what one step needs, both counted from
+# its beginning. To do it after every step would cost a quarter of the time, after every 16th 2 to 7 %.
+STEPS_BETWEEN_TRIMS, MOST_HELD = 16, 1.75
+# Pages that are not worth the time: 64 MB, which `keep_free_memory` keeps at the end of the heap.
+LEAST_TRIM = 1 << 14
 # Parameters of `mallopt`, from `malloc.h`.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # The C library's own limit for blocks that it may keep. Setting one of the two fixes the other at its start, so both are set.
@@ -64,19 +66,24 @@ class ReturnFreeMemory(TrainerCallback):
     """Keeps what the steps of a training on a CPU free, and gives it back when the process holds far more than one needs."""
 
     def __init__(self):
-        self._num_steps, self._needed = 0, 0  # steps since memory was given back; pages held after the first of them
+        # Steps since memory was given back; pages held at the beginning and, beyond them, after the first of these steps.
+        self._num_steps, self._at_begin, self._needed = 0, 0, 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         return_free_memory()  # what loading has freed is not needed by a step
         keep_free_memory()  # what a step has freed is, by the next
+        self._at_begin = resident_pages()
 
     def on_train_end(self, args, state, control, **kwargs):
         return_free_memory()  # nor what training has freed by a ranking that follows
 
     def on_step_end(self, args, state, control, **kwargs):
         self._num_steps += 1
+        held = resident_pages() - self._at_begin
         if self._num_steps == 1:
-            self._needed = resident_pages()
-        elif self._num_steps >= STEPS_BETWEEN_TRIMS and resident_pages() > MOST_HELD * self._needed:
+            self._needed = max(0, held)
+        elif self._num_steps >= STEPS_BETWEEN_TRIMS and held > max(
+            MOST_HELD * self._needed, self._needed + LEAST_TRIM
+        ):
             return_free_memory()
             self._num_steps = 0

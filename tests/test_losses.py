@@ -226,6 +226,26 @@ def test_bfloat16_holds_one_block_of_scores_at_most(monkeypatch):
     assert largest <= 64 * 5000 * 2 + 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_labels_take_memory_of_one_size_and_in_bfloat16_blocks_of_one_size(monkeypatch, dtype):
+    sizes, softmax = [], losses._Catalogue._softmax
+    monkeypatch.setattr(losses, "BYTES_PER_BLOCK", 64 * 5000 * dtype.itemsize)
+    monkeypatch.setattr(losses, "ROWS_PER_BLOCK", (1, 64))
+    monkeypatch.setattr(
+        losses._Catalogue,
+        "_softmax",
+        lambda self, block, memory: sizes.append(len(block)) or softmax(self, block, memory),
+    )
+    largest = set()
+    for num_labels in (150, 190):
+        *tensors, _ = random_case(num_labels, 5000)
+        labels = torch.arange(num_labels)
+        tensors = [tensor.detach().to(dtype).requires_grad_() for tensor in tensors]
+        largest.add(largest_allocation(lambda given=(*tensors, labels): catalogue_cross_entropy(*given)))
+    assert len(largest) == 1
+    assert sizes == ([56, 56, 56, 64, 64, 64] if dtype == torch.bfloat16 else [56, 56, 38, 64, 64, 62])
+
+
 @pytest.mark.parametrize("shift", [-100.0, 0.0, 100.0])
 def test_bfloat16_counts_a_row_of_any_scores_beside_others(shift):
     hidden_states, embeddings = (torch.randint(-2, 3, (size, 8)).float() for size in (6, 30))  # exact in bfloat16

@@ -71,16 +71,17 @@ def test_a_c_library_without_the_option_keeps_nothing(monkeypatch):
 
 
 def test_a_training_gives_memory_back_when_it_holds_more_than_a_step_needs(monkeypatch):
-    held, gives_back = 1000, []
+    held, gives_back = 5000, []
+    monkeypatch.setattr(process_memory, "LEAST_TRIM", 300)
     monkeypatch.setattr(process_memory, "resident_pages", lambda: held)
     monkeypatch.setattr(process_memory, "return_free_memory", lambda: gives_back.append(step))
     monkeypatch.setattr(process_memory, "keep_free_memory", lambda: gives_back.append("kept from here"))
     callback, step = ReturnFreeMemory(), 0
     callback.on_train_begin(None, None, None)
     # Much is held from the second step on, but it is too soon; then too little for long; after it, half is what a step needs.
-    pages = {1: 1000, 2: 2000, 16: 2000, 17: 500, 18: 620, 40: 620, 41: 630, 42: 630}
+    pages = {1: 1000, 2: 2000, 16: 2000, 17: 200, 18: 490, 40: 490, 41: 510, 42: 510}
     for step in range(1, 60):
-        held = pages.get(step, held)
+        held = 5000 + pages.get(step, held - 5000)
         callback.on_step_end(None, None, None)
     step = "end"
     callback.on_train_end(None, None, None)
