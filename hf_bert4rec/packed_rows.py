@@ -99,7 +99,7 @@ def packed_states(
     position_ids = event_positions(is_event, model.config.position_origin == "newest").flatten()
     is_wanted, tokens = positions.flatten(), input_ids.flatten()
     parts = list(packed_parts(is_event & positions.any(1, keepdim=True)))
-    places = [_up_to_size(part) for part, _ in parts]
+    places = [_up_to_size(part, int(part[0])) for part, _ in parts]  # no item is embedded that is not read
     embeds = embed(tokens[torch.cat(places)]).split([len(part) for part in places])
     states = []
     for (part, lengths), part_places, embedded in zip(parts, places, embeds, strict=True):
@@ -143,9 +143,9 @@ def packed_parts(is_event: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.T
         order, lengths = order[num_rows:], lengths[num_rows:]
 
 
-def _up_to_size(index: torch.Tensor) -> torch.Tensor:
-    """Places up to one of few numbers, those behind the given ones place 0."""
-    return nn.functional.pad(index, (0, next_size(len(index)) - len(index)))
+def _up_to_size(index: torch.Tensor, last: int = 0) -> torch.Tensor:
+    """Places up to one of few numbers, those behind the given ones all the last."""
+    return nn.functional.pad(index, (0, next_size(len(index)) - len(index)), value=last)
 
 
 class _PackedRows:
@@ -174,7 +174,7 @@ class _PackedRows:
     def block_at_wanted(self, layer: nn.Module, states: torch.Tensor, **inputs) -> torch.Tensor:
         """What a block gives at the wanted tokens, `(1, wanted or more, hidden)`."""
         slots, chosen, num_slots = self._slots()
-        slots, chosen, wanted = map(_up_to_size, (slots, chosen, self.wanted))
+        slots, chosen, wanted = (_up_to_size(index) for index in (slots, chosen, self.wanted))
         parts = parts_of(layer)
         attended = self._attention(parts, parts.by_head(slots[None], parts.norm(states), **inputs), num_slots)
         return parts.feed_forward(parts.output(attended.index_select(1, chosen), states.index_select(1, wanted)))

@@ -124,6 +124,18 @@ def test_rows_without_a_label_are_not_read_and_items_are_embedded_once():
     assert read == [(1, 60, 16)]
 
 
+def test_tokens_behind_the_rows_are_of_items_that_are_read():
+    model, batch = tiny_model(), batch_of(mask_of([40, 33, 20], 40))
+    batch["labels"][0] = -100
+    batch["input_ids"][0] = 59
+    batch["input_ids"][1:].clamp_(max=58)
+    embedded = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: embedded.append(inputs[0]))
+    model(**batch)
+    assert [len(tokens) for tokens in embedded] == [56]  # 33 and 20 are events
+    assert 59 not in embedded[0]
+
+
 @pytest.mark.parametrize("changes", [{}, {"scale_embedding": True}])
 def test_a_step_makes_two_blocks_of_the_size_of_the_catalogue(changes):
     model, batch = tiny_model(vocab_size=20_003, **changes), batch_of(mask_of([9, 6], 9))
