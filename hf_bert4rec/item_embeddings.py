@@ -13,6 +13,7 @@ from torch import nn
 from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 
 from .configuration_bert4rec import Bert4RecConfig
+from .product_sizes import autocast_dtype
 from .sharded_items import is_sharded
 
 
@@ -48,9 +49,9 @@ class Bert4RecEmbeddings(nn.Module):
         if self.position_embeddings is not None:
             inputs_embeds = inputs_embeds + self.position_embeddings(position_ids)
         states = self.LayerNorm(inputs_embeds)
-        if states.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        if states.device.type == "cpu" and (dtype := autocast_dtype()) is not None:
             # The blocks' sums too: casts between them and the products would take a fifteenth of a step.
-            states = states.to(torch.get_autocast_dtype("cpu"))
+            states = states.to(dtype)
         return self.dropout(states)
 
 

@@ -66,8 +66,8 @@ class ReturnFreeMemory(TrainerCallback):
     """Keeps what the steps of a training on a CPU free, and gives it back when the process holds far more than one needs."""
 
     def __init__(self):
-        # Steps since memory was given back; pages held at the beginning and, beyond them, after the first of these steps.
-        self._num_steps, self._at_begin, self._needed = 0, 0, 0
+        # Steps since memory was given back; pages held when training began; pages at which it is given back again.
+        self._num_steps, self._at_begin, self._most = 0, 0, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
         return_free_memory()  # what loading has freed is not needed by a step
@@ -79,11 +79,9 @@ class ReturnFreeMemory(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._num_steps += 1
-        held = resident_pages() - self._at_begin
         if self._num_steps == 1:
-            self._needed = max(0, held)
-        elif self._num_steps >= STEPS_BETWEEN_TRIMS and held > max(
-            MOST_HELD * self._needed, self._needed + LEAST_TRIM
-        ):
+            needed = max(0, resident_pages() - self._at_begin)
+            self._most = self._at_begin + max(MOST_HELD * needed, needed + LEAST_TRIM)
+        elif self._num_steps >= STEPS_BETWEEN_TRIMS and resident_pages() > self._most:
             return_free_memory()
             self._num_steps = 0

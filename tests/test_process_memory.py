@@ -78,7 +78,7 @@ def test_a_training_gives_memory_back_when_it_holds_more_than_a_step_needs(monke
     monkeypatch.setattr(process_memory, "keep_free_memory", lambda: gives_back.append("kept from here"))
     callback, step = ReturnFreeMemory(), 0
     callback.on_train_begin(None, None, None)
-    # Much is held from the second step on, but it is too soon; then too little for long; after it, half is what a step needs.
+    # Much is held from the second step on, but it is too soon; then too little for long; after it, a fifth is what a step needs.
     pages = {1: 1000, 2: 2000, 16: 2000, 17: 200, 18: 490, 40: 490, 41: 510, 42: 510}
     for step in range(1, 60):
         held = 5000 + pages.get(step, held - 5000)
