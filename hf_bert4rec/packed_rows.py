@@ -23,11 +23,12 @@ import torch
 from torch import nn
 
 from .block_parts import ATTENTIONS, parts_of
-from .cpu_attention import CPU_BF16, attention_by_products, causal_bias, rows_by_size
+from .cpu_attention import CPU_BF16
 from .encoders import position_inputs
 from .event_window import event_positions, kept_events
 from .product_sizes import autocast_dtype, next_size
 from .pruned_layer import can_be_taken_apart
+from .row_attention import attention_by_products, causal_bias, fused_attention
 
 # Tokens that a CPU reads at once: 8 MiB in the feed-forward layer of a model of width 64, which stay in the cache.
 TOKENS_AT_ONCE = 1 << 13
@@ -161,7 +162,6 @@ class _PackedRows:
     def __init__(self, lengths: torch.Tensor, is_wanted: torch.Tensor, is_causal: bool):
         self.is_causal, self.wanted = is_causal, is_wanted.nonzero()[:, 0]
         self._lengths = lengths
-        self.num_tokens = int(lengths.sum())
         found, num_rows = lengths.unique_consecutive(return_counts=True)
         self.lengths, self.num_rows = found.tolist(), num_rows.tolist()
 
@@ -195,23 +195,13 @@ class _PackedRows:
     def _attention(self, parts, by_head: tuple[torch.Tensor, ...], num_queries: list[int]) -> torch.Tensor:
         """Attention of each row to itself, `(1, queries, hidden)`; queries, keys and values are `(1, heads, tokens, size)`."""
         query, key, value = (states.squeeze(0).transpose(0, 1) for states in by_head)  # (tokens, heads, size)
-        sizes = list(zip(self.num_rows, num_queries, self.lengths, strict=True))
-        of_rows = sum(rows * queries for rows, queries, _ in sizes)
+        sizes, dropout = list(zip(self.num_rows, num_queries, self.lengths, strict=True)), parts.dropout()
         exact = torch.promote_types(query.dtype, torch.float32)
-        inputs = (query[:of_rows].to(exact), key[: self.num_tokens].to(exact), value[: self.num_tokens].to(exact))
+        inputs = query.to(exact), key.to(exact), value.to(exact)
         with torch.autocast("cpu", enabled=False):
-            attended = self._attention_by_length(*inputs, sizes, parts.dropout())
-        return nn.functional.pad(attended.to(query.dtype), (0, 0, 0, len(query) - of_rows))[None]
-
-    def _attention_by_length(
-        self, query, key, value, sizes: list[tuple[int, int, int]], dropout: float
-    ) -> torch.Tensor:
-        if dropout:
-            biases = [causal_bias(length, query) if self.is_causal else None for length in self.lengths]
-            return attention_by_products(query, key, value, sizes=sizes, biases=biases, dropout=dropout).flatten(1)
-        attended = []
-        for rows in rows_by_size(sizes, (query,), (key, value)):
-            query, key, value = (states.transpose(1, 2) for states in rows)  # (rows, heads, length, size)
-            found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.is_causal)
-            attended.append(found.transpose(1, 2).flatten(0, 1).flatten(1))
-        return torch.cat(attended)
+            if dropout:
+                biases = [causal_bias(length, inputs[0]) if self.is_causal else None for length in self.lengths]
+                attended = attention_by_products(*inputs, sizes=sizes, biases=biases, dropout=dropout)
+            else:
+                attended = fused_attention(*inputs, sizes=sizes, is_causal=self.is_causal)
+        return attended.to(query.dtype).flatten(1)[None]

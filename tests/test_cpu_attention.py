@@ -1,4 +1,4 @@
-"""Attention by products against torch's own: outputs, gradients, masks and dropout, in bfloat16 and by rows of many lengths."""
+"""Attention in bfloat16 against torch's own: outputs, gradients, masks and dropout."""
 
 import pytest
 import torch
@@ -7,8 +7,6 @@ from transformers import TrainingArguments
 from hf_bert4rec import Bert4RecConfig, Bert4RecForMaskedLM, cpu_attention
 from hf_bert4rec.cpu_attention import (
     CPU_BF16,
-    attention_by_products,
-    causal_bias,
     choose_attention,
     cpu_bf16_attention,
     has_bf16_products,
@@ -140,45 +138,6 @@ def test_bf16_products_are_those_of_the_accelerator_or_the_processor(monkeypatch
         assert has_bf16_products() == supported
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert has_bf16_products()
-
-
-# Rows, queries of each, keys of each.
-SIZES = [(1, 3, 3), (2, 1, 3), (1, 2, 2)]
-
-
-def states_of_rows():
-    num_queries, num_keys = (sum(size[0] * size[place] for size in SIZES) for place in (1, 2))
-    return [
-        torch.randn(tokens, 2, 4, dtype=torch.float64, requires_grad=True)
-        for tokens in (num_queries, num_keys, num_keys)
-    ]
-
-
-@pytest.mark.parametrize("scaling", [None, 0.9])
-def test_rows_of_many_lengths_attend_to_themselves_alone(scaling):
-    query, key, value = states_of_rows()
-    hidden = torch.full((1, 3), float("-inf"), dtype=torch.float64)
-    hidden[0, 1] = 0  # the one query of these rows sees the second key alone
-    biases = [None, hidden, causal_bias(2, query)]
-    found = attention_by_products(query, key, value, sizes=SIZES, biases=biases, scaling=scaling)
-    expected, queries, keys = [], 0, 0
-    for (num_rows, num_queries, num_keys), bias in zip(SIZES, biases, strict=True):
-        for _ in range(num_rows):
-            one = query[queries : queries + num_queries], *(each[keys : keys + num_keys] for each in (key, value))
-            by_head = (each.transpose(0, 1) for each in one)
-            attended = torch.nn.functional.scaled_dot_product_attention(*by_head, attn_mask=bias, scale=scaling)
-            expected.append(attended.transpose(0, 1))
-            queries, keys = queries + num_queries, keys + num_keys
-    torch.testing.assert_close(found, torch.cat(expected))
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_gradients_are_those_of_small_changes(dropout):
-    def attend(*states):
-        torch.manual_seed(5)  # the same weights are dropped each time
-        return attention_by_products(*states, sizes=SIZES, dropout=dropout)
-
-    assert torch.autograd.gradcheck(attend, states_of_rows())
 
 
 def test_without_rows_nothing_is_attended_to():

@@ -18,9 +18,9 @@ PACKAGE = [path for path in SOURCES if path.parts[0] == "hf_bert4rec"]
 # A module imports from lower levels only. A new module gets its level here.
 LEVELS = (
     {"token_pairs", "sharded_items", "cpu_parallelism", "ranking_metric", "product_sizes", "item_ids"}
-    | {"block_parts", "member_norm", "soft_targets"},
+    | {"block_parts", "member_norm", "soft_targets", "dropout"},
     {"configuration_bert4rec", "tokenization_bert4rec", "losses", "ranking", "metrics", "interactions", "synthetic"}
-    | {"randomness", "pruned_layer", "dropout", "event_window", "process_memory", "published_results"}
+    | {"randomness", "pruned_layer", "row_attention", "event_window", "process_memory", "published_results"}
     | {"error_text", "whole_file", "energy", "reporting", "batching", "item_index", "token_gate", "web_lists"},
     {"item_embeddings", "next_item_ranking", "cpu_attention", "sampled_losses", "sequences", "data_collator"}
     | {"item_search", "encoders"},
