@@ -357,14 +357,15 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def _both_objectives(self, inputs, labels, causal_rows, kwargs):
         """Hidden states and their labels: of the rows that see both sides, then of the causal ones."""
         states, chosen = [], []
-        for is_causal in (False, True):
-            rows = causal_rows.to(torch.bool) == is_causal
+        for predicts_next in (False, True):
+            rows = causal_rows.to(torch.bool) == predicts_next
             if not bool(rows.any()):
                 continue
             part: dict[str, Any] = {name: value if value is None else value[rows] for name, value in inputs.items()}
-            targets = next_labels(labels[rows], read_events(self.config, **part)) if is_causal else labels[rows]
+            targets = next_labels(labels[rows], read_events(self.config, **part)) if predicts_next else labels[rows]
             positions = targets.ne(-100)
-            outputs, found = self._encode(positions, prunes=not is_causal, is_causal=is_causal, **part, **kwargs)
+            part["is_causal"] = predicts_next or self.config.is_decoder
+            outputs, found = self._encode(positions, prunes=not predicts_next, **part, **kwargs)
             states.append(found)
             chosen.append(targets[positions])
         return outputs, torch.cat(states), torch.cat(chosen)

@@ -160,15 +160,15 @@ def open_repository(
         validate_repo_id(repo_id)
         made = api.create_repo(repo_id, private=private, repo_type=repo_type, exist_ok=True, space_sdk=space_sdk)
         repo_id = made.repo_id
+        find = api.space_info if is_space else api.model_info
+        found: ModelInfo | SpaceInfo = find(repo_id)
+        if private and not found.private:
+            raise ValueError(
+                f"{prefix}{repo_id} exists and is public; make it private in its settings, or push without private."
+            )
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type=repo_type, exist_ok=True)
-        found: ModelInfo | SpaceInfo
-        find = api.space_info if is_space else api.model_info
-        found = find(repo_id, revision=revision)
-    if private and not found.private:
-        raise ValueError(
-            f"{prefix}{repo_id} exists and is public; make it private in its settings, or push without private."
-        )
+            found = find(repo_id, revision=revision)
     return found
 
 

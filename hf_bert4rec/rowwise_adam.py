@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from .item_head import Bert4RecItemHead
 from .sharded_items import is_sharded
@@ -142,8 +143,9 @@ def rowwise_adamw(
         )
     optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     if optimizer_class is not torch.optim.AdamW:
+        name = OptimizerNames(arguments.optim).value
         raise ValueError(
-            f"optim is {arguments.optim!r}, but {model.config.training_loss} updates single rows of the item embedding, "
+            f"optim is {name!r}, but {model.config.training_loss} updates single rows of the item embedding, "
             "which is done for 'adamw_torch' and 'adamw_torch_fused'; choose one of these, or training_loss='softmax'."
         )
     _norm_of_sparse_gradients()

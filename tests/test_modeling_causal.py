@@ -102,6 +102,18 @@ def test_a_reading_fills_a_mask_from_both_sides_from_before_or_by_the_mean(readi
     assert (vectors["masked"] - vectors["causal"]).abs().min(1).values.max() > 1e-3
 
 
+def test_what_is_causal_stays_so_for_rows_that_are_not_marked():
+    tokens = padded([[4, 6, 8], [9, 3, 7], [5, 5, 8, 20, 11], [7, 9, 9, 12]])
+    labels = torch.where(tokens == 9, tokens, -100)
+    losses = []
+    for is_decoder in (True, False):
+        model = tiny_model(Bert4RecForMaskedLM, is_decoder=is_decoder).train()
+        losses.append(model(tokens, labels=labels).loss)
+        unmarked = model(tokens, labels=labels, causal_rows=torch.zeros(len(tokens), dtype=torch.bool)).loss
+        torch.testing.assert_close(unmarked, losses[-1])
+    assert (losses[0] - losses[1]).abs() > 1e-4
+
+
 def test_both_objectives_in_one_batch_add_up():
     model = tiny_model(Bert4RecForMaskedLM, norm_position="pre").train()
     causal_model = Bert4RecForCausalLM(model.config).double().train()

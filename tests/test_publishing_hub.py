@@ -83,7 +83,7 @@ answers["refused"] = {
     "foreign": said("run", "you/films"),
     "id": said("run", "me/my films"),
     "path": said("run", "a/b/c"),
-    "public": said("run", "me/films", "--private"),
+    "public": said("run", "me/films", "--private", "--revision", "unheard_of"),
     "full": said("run", "me/films", "--commit_message", "too large"),
 }
 os.environ["HF_TOKEN"] = "wrong"
@@ -349,6 +349,7 @@ def test_a_push_that_cannot_be_ends_in_one_line_and_changes_nothing(hub, owner, 
     assert err.startswith("hf-bert4rec push: ")
     assert message in err
     assert hub.repositories["me/films"].branches["main"] == owner["commit"]
+    assert "unheard_of" not in hub.repositories["me/films"].branches
     assert "you/films" not in hub.repositories
 
 

@@ -204,5 +204,5 @@ def test_the_whole_softmax_keeps_the_optimizer_of_the_trainer():
 
 def test_another_optimizer_is_refused():
     model, arguments = tiny(optim="sgd")
-    with pytest.raises(ValueError, match=r"optim is .*SGD.*, but gbce updates single rows .*; choose one of these"):
+    with pytest.raises(ValueError, match=r"optim is 'sgd', but gbce updates single rows .*; choose one of these"):
         rowwise_adamw(model, arguments)
