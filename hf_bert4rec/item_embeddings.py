@@ -10,6 +10,7 @@ import copy
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 
 from .configuration_bert4rec import Bert4RecConfig
@@ -55,14 +56,37 @@ class Bert4RecEmbeddings(nn.Module):
         return self.dropout(states)
 
 
-def beside_gradient_of_all(embedding: nn.Module, head: nn.Module) -> nn.Module:
+class _HeadAndLookUp(torch.autograd.Function):
+    """One weight for two uses: the gradient of the rows that were looked up is added to the head's where that lies."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.set_materialize_grads(False)
+        return weight.view_as(weight), weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_head, of_rows):
+        if of_rows is None or of_head is None:
+            return of_head if of_rows is None else of_rows
+        # Where nothing is labelled the gradient is one 0, expanded.
+        return of_head.contiguous().index_add_(0, of_rows._indices()[0], of_rows._values())
+
+
+def embedding_beside_head(embedding: nn.Module, head: nn.Linear) -> tuple[nn.Module, torch.Tensor]:
     """
-    The item embedding for a step whose loss gives the head's weight a gradient of all rows: where the two share it, the
-    embedding's own gradient holds the rows that it read.
+    The item embedding and the head's weight for a training step on a CPU whose loss gives that weight a gradient of all rows.
+    Where the two share it, no second block as large as the catalogue is written for what the embedding has read.
     """
-    if not isinstance(embedding, nn.Embedding) or head.weight is not embedding.weight or is_sharded(embedding.weight):
-        return embedding
-    # Rows are added to a copy of the other gradient, which takes less time; in half precision they would lose digits there.
+    is_shared = head.weight is getattr(embedding, "weight", None) and not is_sharded(head.weight)
+    is_exact = head.weight.dtype in (
+        torch.float32,
+        torch.float64,
+    )  # in half precision rows would lose digits in the sum
+    if not isinstance(embedding, nn.Embedding) or embedding.scale_grad_by_freq or not (is_shared and is_exact):
+        return embedding, head.weight
+    weight, looked_up = _HeadAndLookUp.apply(head.weight)
     embedding = copy.copy(embedding)
-    embedding.sparse = embedding.weight.dtype in (torch.float32, torch.float64) and not embedding.scale_grad_by_freq
-    return embedding
+    embedding.sparse, embedding._parameters = True, {}
+    embedding.weight = looked_up  # type: ignore[assignment]  # no parameter any more
+    return embedding, weight

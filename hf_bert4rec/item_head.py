@@ -64,6 +64,7 @@ class Bert4RecItemHead(nn.Module):
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
         teacher: SoftTargets | None = None,
+        weight: torch.Tensor | None = None,
     ) -> torch.Tensor:
         r"""
         The loss that `config.training_loss` names.
@@ -73,15 +74,15 @@ class Bert4RecItemHead(nn.Module):
             labels (`torch.LongTensor` of shape `(num_labels,)`): Token of each item to predict; -100 is ignored.
             num_items_in_batch (`int`, *optional*): See [`losses.catalogue_cross_entropy`].
             teacher ([`SoftTargets`], *optional*): For the same labels; of the softmax and the sampled one.
+            weight (`torch.Tensor`, *optional*): What the softmax reads in the place of the head's weight, with its values.
 
         Returns:
             `torch.Tensor` of shape `()`: nats.
         """
         decoder = self.predictions.decoder
         if self.config.training_loss == "softmax":
-            return catalogue_cross_entropy(
-                vectors, decoder.weight, decoder.bias, labels, num_items_in_batch, teacher=teacher
-            )
+            weight = decoder.weight if weight is None else weight
+            return catalogue_cross_entropy(vectors, weight, decoder.bias, labels, num_items_in_batch, teacher=teacher)
         # Evaluating draws the same negatives each time and leaves the order of training's draws alone.
         generator = None if self.training else torch.Generator(labels.device).manual_seed(0)
         return sampled_loss(

@@ -30,7 +30,7 @@ from .cpu_attention import CPU_BF16
 from .dropout import draw_dropout_from_bits
 from .encoders import build_encoder, key_biases, position_inputs, start_values_as_identity
 from .event_window import event_positions, is_padded_on_the_right, kept_mask, next_labels, previous_events, read_events
-from .item_embeddings import Bert4RecEmbeddings, beside_gradient_of_all
+from .item_embeddings import Bert4RecEmbeddings, embedding_beside_head
 from .item_head import Bert4RecItemHead
 from .member_norm import normalise_by_member
 from .packed_rows import can_be_packed, packed_states
@@ -290,12 +290,10 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         )
         return MaskedLMOutput(loss, self.cls.predictions.decoder(vectors), outputs.hidden_states, outputs.attentions)
 
-    def _encode(self, positions: torch.Tensor | None, has_loss: bool = False, **inputs):
+    def _encode(self, positions: torch.Tensor | None, embed: nn.Module | None = None, **inputs):
         """The encoder's output, and its hidden states at some positions (`None`: at all)."""
         if self.training and positions is not None and can_be_read_in_parts(self.config, **inputs):
-            embed = self.get_input_embeddings()
-            if has_loss and self.config.training_loss == "softmax":
-                embed = beside_gradient_of_all(embed, self.get_output_embeddings())
+            embed = self.get_input_embeddings() if embed is None else embed
             if type(self.bert4rec) is Bert4RecModel and can_be_packed(self.bert4rec, positions, **inputs):
                 return BaseModelOutput(), packed_states(self.bert4rec, embed, positions, **inputs)
             return BaseModelOutput(), states_in_parts(self._encode_at_once, embed, positions, **inputs)
@@ -338,13 +336,15 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def _training_loss(self, inputs, labels, causal_rows, num_items_in_batch, kwargs):
         """The encoder's output, and the loss at the labelled positions and nothing else."""
-        outputs, vectors, chosen = self.labelled_vectors(inputs, labels, causal_rows, **kwargs)
+        embed, weight = None, None
+        if self.config.training_loss == "softmax" and can_be_read_in_parts(self.config, **inputs, **kwargs):
+            embed, weight = embedding_beside_head(self.get_input_embeddings(), self.get_output_embeddings())
+        outputs, vectors, chosen = self.labelled_vectors(inputs, labels, causal_rows, embed=embed, **kwargs)
         teacher = None if self.teacher is None else self.teacher.soft_targets(inputs, labels, causal_rows, len(chosen))
-        return outputs, self.cls.loss(vectors, chosen, num_items_in_batch, teacher)
+        return outputs, self.cls.loss(vectors, chosen, num_items_in_batch, teacher, weight)
 
     def labelled_vectors(self, inputs, labels, causal_rows, **kwargs):
         """While training: the encoder's output, the vectors that score the labels, `(num_labels, hidden)`, and the labels."""
-        kwargs["has_loss"] = True
         if causal_rows is None:
             # A compiler needs shapes that do not depend on how many items are hidden.
             positions = None if torch.compiler.is_compiling() else labels.ne(-100)
