@@ -6,6 +6,8 @@ The `TrainingArguments` of a run, and what they take without a word and no run c
 
 from __future__ import annotations
 
+import dataclasses
+import numbers
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,23 @@ ABOVE_0 = ("eval_steps", "save_steps", "logging_steps")
 AT_LEAST_0 = ("learning_rate", "weight_decay", "adam_epsilon", "dataloader_num_workers")
 BELOW_1 = ("adam_beta1", "adam_beta2")  # and at least 0
 NUM_SEEDS = 1 << 32  # that numpy's generator takes
+
+
+def check_number(field: dataclasses.Field, value: Any):
+    r"""
+    Refuse what is no number where the default is one: what compares it later does not name the option.
+
+    Args:
+        field (`dataclasses.Field`): The option.
+        value: What it was given.
+
+    Raises:
+        ValueError: If it must be a number, and is none.
+    """
+    wants_number = isinstance(field.default, numbers.Real) and not isinstance(field.default, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if wants_number and not is_number and not (value is None and "None" in str(field.type)):
+        raise ValueError(f"{field.name} is {value!r}; give a number.")
 
 
 def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:

@@ -38,7 +38,7 @@ from .publishing import open_repository, push_run
 from .recipes import AUTO, RECIPES, SMALL_NUM_USERS, SPARSE_EVENTS_PER_ITEM, fine_tuned, recipe_for
 from .reporting import check_reporters, stop_reporting
 from .rowwise_adam import rowwise_adamw
-from .run_arguments import FIXED_ARGUMENTS, check_arguments, training_arguments
+from .run_arguments import FIXED_ARGUMENTS, check_arguments, check_number, training_arguments
 from .run_folder import RUN_FILE, SESSIONS_FILE, begin, check_output, data_of_run, finish, last_checkpoint
 from .run_record import RunClock, run_record
 from .sequences import EvaluationSequences, TrainingSequences
@@ -220,6 +220,7 @@ def sorted_options(options: dict[str, Any], start: StartModel | None = None) -> 
             known = [known for fields in declared.values() for known in fields]
             close = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"There is no option {name!r}{f'; did you mean {close[0]!r}?' if close else '.'}")
+        check_number(declared[owner][name], value)
         chosen[owner][name] = value
     for name, value in FIXED_ARGUMENTS.items():
         if chosen[TrainingArguments].get(name, value) != value:

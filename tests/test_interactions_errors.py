@@ -51,7 +51,14 @@ def refused(tmp_path, log, match: str, error: type[Exception] = ValueError, **op
         ({"min_rating": float("nan")}, "min_rating is nan: give a number"),
         ({"separator": "user_id"}, "separator 'user_id' is longer than 4 bytes"),
         ({"test_share": 1.0}, "give two shares above 0"),
+        ({"test_share": float("nan")}, "validation_share and test_share are 0.1 and nan: give two shares above 0"),
+        ({"validation_share": "a"}, "validation_share and test_share are 'a' and 0.1: give two shares above 0"),
+        ({"validation_share": None}, "validation_share and test_share are None and 0.1: give two shares above 0"),
         ({"threads": 0}, "threads is 0: give 1 or more"),
+        ({"threads": "a"}, "threads is 'a': give 1 or more"),
+        ({"user_column": 1.5}, "user_column is 1.5: give a text"),
+        ({"separator": 5}, "separator is 5: give a text"),
+        ({"encoding": None}, "encoding is None: give a text"),
         ({"usr_column": "x"}, "no option 'usr_column', did you mean 'user_column'\\?"),
         ({"vocabulary": []}, "the vocabulary is empty"),
         ({"vocabulary": ["a", "a"]}, "the vocabulary holds 'a' more than once"),
@@ -150,6 +157,10 @@ def test_parquet_files_that_do_not_go_together_are_named(tmp_path):
             "1.parquet has a column 'file_row_number'",
         ),
         (
+            {"user_id": [1], "item_id": [1], "time": [1], "Time": [2]},
+            "1.parquet has columns time, Time that differ in case alone: rename all but one",
+        ),
+        (
             {"user_id": [1], "item_id": [1], "time": [1], "File_Index": [9]},
             "1.parquet has a column 'File_Index', which is",
         ),
@@ -194,6 +205,11 @@ def test_a_number_that_is_none_is_found_among_doubles(tmp_path, column, match, v
         (
             datasets.DatasetDict({"train": datasets.Dataset.from_dict({"user_id": [1]})}),
             "DatasetDict cannot be read: .* one split of a",
+        ),
+        (pa.table({"user_id": [b"1"], "item_id": [b"\xff"]}), "'item_id' of the pyarrow.Table holds bytes that are no UTF-8"),
+        (
+            datasets.Dataset.from_dict({"user_id": [1], "item_id": [b"\xff"]}),
+            "'item_id' of the datasets.Dataset holds bytes that are no UTF-8 text: convert it first",
         ),
         ([("u", "a", 1)], "a log of type builtins.list cannot be read"),
         (3, "a log of type builtins.int cannot be read"),

@@ -220,6 +220,28 @@ def test_a_text_read_by_several_threads_keeps_its_order(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda ids: pa.table({"user_id": [1, 1, 2], "item_id": pa.array(ids, pa.binary())}),
+        lambda ids: pa.table({"user_id": [1, 1, 2], "item_id": pa.array(ids, pa.large_binary())}),
+        lambda ids: pa.table({"user_id": [1, 1, 2], "item_id": pa.array(ids, pa.binary()).dictionary_encode()}),
+        lambda ids: pd.DataFrame({"user_id": [1, 1, 2], "item_id": ids}),
+        lambda ids: datasets.Dataset.from_dict({"user_id": [1, 1, 2], "item_id": ids}),
+    ],
+    ids=["binary", "large", "dictionary", "pandas", "datasets"],
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_bytes_are_the_text_that_they_hold(tmp_path, make, as_file):
+    log = make(["Löwe".encode(), b"a\\b", b"a\\b"])
+    if as_file:
+        table = log if isinstance(log, pa.Table) else pa.Table.from_pandas(pd.DataFrame(log))
+        pq.write_table(table, tmp_path / "log.parquet")
+        log = tmp_path / "log.parquet"
+    data = prepare(log, tmp_path / "data", **KEEP_ALL)
+    assert histories(data) == {"1": ["Löwe", "a\\b"], "2": ["a\\b"]}
+
+
+@pytest.mark.parametrize(
     ("times", "order", "kind"),
     [
         ([3, 1, 2], "bca", "integer"),
@@ -229,6 +251,7 @@ def test_a_text_read_by_several_threads_keeps_its_order(tmp_path):
         ([1.5, 1.25, -0.5], "cba", "float"),
         (["1e3", 5, "7"], "bca", "float"),
         (["2024-03-01", "2024-02-29", "2023-12-31"], "cba", "microsecond"),
+        (["2024-03-01 ", " 2024-02-29", "2023-12-31T00:00:01 "], "cba", "microsecond"),
         (["2024-01-01T10:00:00+02:00", "2024-01-01T09:00:00Z", "2024-01-01 08:30:00"], "acb", "microsecond"),
         (["2024-01-01 00:00:00.000000002", "2024-01-01 00:00:00.000000001", "2024-01-01"], "cba", "nanosecond"),
     ],

@@ -1,10 +1,11 @@
 """What a run cannot go through with is said in one line before anything is written."""
 
+import re
 from importlib.util import find_spec
 
 import pytest
 
-from hf_bert4rec import prepare
+from hf_bert4rec import prepare, train
 from hf_bert4rec.cli import main
 
 
@@ -68,3 +69,22 @@ def test_a_package_that_an_option_needs_is_named_in_one_line(data, tmp_path, cap
     assert found.startswith("hf-bert4rec train: ")
     assert package in found
     assert "pip install" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "abc"),
+        ("num_train_epochs", None),
+        ("mlm_probability", "a"),
+        ("seed", "x"),
+        ("hidden_size", "x"),
+        ("hidden_dropout_prob", None),
+        ("max_steps", True),
+        ("per_device_train_batch_size", [128]),
+    ],
+)
+def test_what_is_no_number_where_one_is_needed_is_refused_by_name(data, tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(value))}; give a number\.$"):
+        train(data, tmp_path / "run", **{name: value})
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -111,9 +112,13 @@ class InteractionOptions:
                 raise ValueError(f"{name} is {given!r}: choose one of {', '.join(choices)}")
             setattr(self, name, given)
         for option in fields(self):
-            # A position may be given as the number that it is.
-            if option.name.endswith("_column") and isinstance(getattr(self, option.name), int):
-                setattr(self, option.name, str(getattr(self, option.name)))
+            given = getattr(self, option.name)
+            if isinstance(given, os.PathLike):
+                setattr(self, option.name, os.fspath(given))
+            elif option.name.endswith("_column") and isinstance(given, int):  # a position, as the number that it is
+                setattr(self, option.name, str(given))
+            elif "str" in option.type and not isinstance(given, str) and not (given is None and "None" in option.type):
+                raise ValueError(f"{option.name} is {given!r}: give a text")
         for name in ("min_user_events", "min_item_events"):
             if not isinstance(given := getattr(self, name), int) or given < 0:
                 raise ValueError(f"{name} is {given!r}: give a whole number, 0 or more")
@@ -121,12 +126,13 @@ class InteractionOptions:
             isinstance(self.min_rating, (int, float)) and math.isfinite(self.min_rating)
         ):
             raise ValueError(f"min_rating is {self.min_rating!r}: give a number, or leave it out")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads is {self.threads}: give 1 or more")
+        if self.threads is not None and not (isinstance(self.threads, int) and self.threads >= 1):
+            raise ValueError(f"threads is {self.threads!r}: give 1 or more")
         shares = (self.validation_share, self.test_share)
-        if min(shares) <= 0 or sum(shares) >= 1:
+        are_numbers = all(isinstance(share, (int, float)) for share in shares)
+        if not are_numbers or not (shares[0] > 0 and shares[1] > 0 and sum(shares) < 1):
             raise ValueError(
-                f"validation_share and test_share are {shares[0]} and {shares[1]}: give two shares above 0 that leave some "
+                f"validation_share and test_share are {shares[0]!r} and {shares[1]!r}: give two shares above 0 that leave some "
                 "events for training"
             )
 

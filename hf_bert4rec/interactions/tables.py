@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .columns import shown
 from .duckdb_engine import DuckDBEngine
 from .engine import Engine, first_line
 from .sources import IDS, identifier
@@ -66,6 +67,9 @@ class ParquetSource:
                 raise ValueError(
                     f"{path} has {count} columns named {name!r}: all files need the same columns, once each"
                 )
+            alike = [other for other in schema.names if other.lower() == name.lower()]
+            if len(alike) > 1:  # to the engine they are one
+                raise ValueError(f"{path} has columns {shown(alike)} that differ in case alone: rename all but one")
             if (found := schema.field(name).type) != expected:
                 raise ValueError(
                     f"column {name!r} is {found} in {path} and {expected} in {self.name}: write it as one type"
@@ -139,6 +143,10 @@ class MemorySource:
         return None
 
     def _type(self, position: int) -> pa.DataType:
+        found = self._type_of_rows(position)
+        return pa.string() if holds_bytes(found) else found
+
+    def _type_of_rows(self, position: int) -> pa.DataType:
         if self._library == "datasets":
             return self._rows.features.arrow_schema.field(self.columns[position]).type
         if self._library == "pyarrow":
@@ -150,17 +158,41 @@ class MemorySource:
 
     def _reader(self, chosen: dict[str, int], types: dict[str, pa.DataType]) -> pa.Table | pa.RecordBatchReader:
         if self._library == "pandas":
-            return pa.table({role: self._arrays[position] for role, position in chosen.items()})
+            return self._as_text(pa.table({role: self._arrays[position] for role, position in chosen.items()}), chosen)
         if self._library == "pyarrow":
-            return self._rows.select(list(chosen.values())).rename_columns(list(chosen))
+            return self._as_text(self._rows.select(list(chosen.values())).rename_columns(list(chosen)), chosen)
         names = [self.columns[position] for position in chosen.values()]
         chunks = self._rows.select_columns(names).with_format("arrow").iter(batch_size=NUM_ROWS_PER_CHUNK)
 
         def batches() -> Iterator[pa.RecordBatch]:
             for chunk in chunks:
-                yield from chunk.select(names).rename_columns(list(chosen)).to_batches()
+                yield from self._as_text(chunk.select(names).rename_columns(list(chosen)), chosen).to_batches()
 
         return pa.RecordBatchReader.from_batches(pa.schema(list(types.items())), batches())
+
+    def _as_text(self, rows: pa.Table, chosen: dict[str, int]) -> pa.Table:
+        """The rows with bytes as the text that they hold, which the engine would write as escapes."""
+        for place, (role, position) in enumerate(chosen.items()):
+            column = rows.column(place)
+            if not holds_bytes(column.type):
+                continue
+            if pa.types.is_dictionary(column.type):
+                column = column.cast(column.type.value_type)
+            try:
+                rows = rows.set_column(place, role, column.cast(pa.string()))
+            except pa.ArrowInvalid:
+                raise ValueError(
+                    f"column {self.columns[position]!r} of {self.name} holds bytes that are no UTF-8 text: convert it first"
+                ) from None
+        return rows
+
+
+def holds_bytes(column_type: pa.DataType) -> bool:
+    """Whether the values are bytes, as which the files of some writers hold text."""
+    types = pa.types
+    if types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    return any(is_type(column_type) for is_type in (types.is_binary, types.is_large_binary, types.is_binary_view))
 
 
 def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
@@ -175,8 +207,7 @@ def column_kind(role: str, column_type: pa.DataType, column: str) -> str:
         column_type = column_type.value_type
     if types.is_string(column_type) or types.is_large_string(column_type) or types.is_string_view(column_type):
         return "text"
-    # Parquet files of some writers hold text as bytes; a column of nulls is text without a value.
-    if types.is_binary(column_type) or types.is_null(column_type):
+    if holds_bytes(column_type) or types.is_null(column_type):  # a column of nulls is text without a value
         return "text"
     if types.is_integer(column_type):
         return "integer"

@@ -26,7 +26,7 @@ def finite(number: str) -> str:
 
 # Kind: expression, condition. Casts would round "1.5" to 2 for an integer and take "infinity" for a date.
 WHOLE = "time_value not like '%.%' and time_value not like '%e%' and time_value not like '%E%'"
-DATED = "ltrim(time_value) between '0' and ':'"
+DATED = "trim(time_value) between '0' and ':'"
 BELOW_MICROSECONDS = "rpad(regexp_extract(time_value, '[.][0-9]{6}([0-9]{1,3})', 1), 3, '0')"
 NUMBER_KINDS = {
     "integer": ("try_cast(time_value as bigint)", WHOLE),
@@ -51,7 +51,7 @@ def time_expression(engine: Engine, log: LoadedLog) -> tuple[str, str]:
         _refuse(engine, log, engine.value(f"select min(row_index) from log where {wrong}"))
         return "time_value", kind
     first_wrong = []
-    microseconds = engine.microseconds("time_value")
+    microseconds = engine.microseconds("trim(time_value)")
     for kind, (expression, condition) in (NUMBER_KINDS | {"microsecond": (microseconds, DATED)}).items():
         wrong = f"time_value is null or {expression} is null or not ({condition})"
         first_wrong.append(engine.value(f"select min(row_index) from log where {wrong}"))
