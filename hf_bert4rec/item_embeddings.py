@@ -79,10 +79,8 @@ def embedding_beside_head(embedding: nn.Module, head: nn.Linear) -> tuple[nn.Mod
     Where the two share it, no second block as large as the catalogue is written for what the embedding has read.
     """
     is_shared = head.weight is getattr(embedding, "weight", None) and not is_sharded(head.weight)
-    is_exact = head.weight.dtype in (
-        torch.float32,
-        torch.float64,
-    )  # in half precision rows would lose digits in the sum
+    # In half precision rows would lose digits in the sum.
+    is_exact = head.weight.dtype in (torch.float32, torch.float64)
     if not isinstance(embedding, nn.Embedding) or embedding.scale_grad_by_freq or not (is_shared and is_exact):
         return embedding, head.weight
     weight, looked_up = _HeadAndLookUp.apply(head.weight)

@@ -21,7 +21,8 @@ from .soft_targets import SoftTargets, label_over_expected
 # Rows of scores that exist at once on a GPU, and where the catalogue is split over processes.
 ROWS_PER_CHUNK = 256
 # On a CPU: items per tile (a megabyte or two of scores), rows and bytes of the scores that exist at once. Measured at 3,416
-# and at 54,542 items with hidden 64, where whole rows of scores took half as long again.
+# and at 54,542 items with hidden 64, where whole rows of scores took half as long again, and blocks of 16 MiB, whose products
+# are shorter, a twentieth; more than 32 MiB the C library gives back to the system after each step (`process_memory`).
 ITEMS_PER_TILE = 4096
 ROWS_PER_BLOCK = (64, 256)
 BYTES_PER_BLOCK = 3 << 23
