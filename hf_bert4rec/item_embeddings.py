@@ -67,9 +67,11 @@ class _HeadAndLookUp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, of_head, of_rows):
-        if of_rows is None or of_head is None:
-            return of_head if of_rows is None else of_rows
-        # Where nothing is labelled the gradient is one 0, expanded.
+        if of_rows is None:
+            return of_head
+        if of_rows.layout != torch.sparse_coo:  # of a hook or a class that read the weight itself
+            return of_head + of_rows
+        # Where nothing is labelled the head's is one 0, expanded.
         return of_head.contiguous().index_add_(0, of_rows._indices()[0], of_rows._values())
 
 
@@ -78,10 +80,10 @@ def embedding_beside_head(embedding: nn.Module, head: nn.Linear) -> tuple[nn.Mod
     The item embedding and the head's weight for a training step on a CPU whose loss gives that weight a gradient of all rows.
     Where the two share it, no second block as large as the catalogue is written for what the embedding has read.
     """
-    is_shared = head.weight is getattr(embedding, "weight", None) and not is_sharded(head.weight)
+    is_shared = isinstance(embedding, nn.Embedding) and head.weight is embedding.weight and not is_sharded(head.weight)
     # In half precision rows would lose digits in the sum.
     is_exact = head.weight.dtype in (torch.float32, torch.float64)
-    if not isinstance(embedding, nn.Embedding) or embedding.scale_grad_by_freq or not (is_shared and is_exact):
+    if not is_shared or not is_exact or embedding.scale_grad_by_freq or embedding.max_norm is not None:
         return embedding, head.weight
     weight, looked_up = _HeadAndLookUp.apply(head.weight)
     embedding = copy.copy(embedding)

@@ -202,8 +202,10 @@ class _Catalogue:
     def _scores(self, block: torch.Tensor, bias: torch.Tensor, memory: torch.Tensor) -> Iterator[torch.Tensor]:
         """Tile by tile the scores of its items, `(rows, items of the tile)`, one behind the other in `memory`."""
         for tile in self.tiles:
-            size = len(block) * self.stride
-            scores, memory = memory[:size].view(len(block), -1)[:, : tile.stop - tile.start], memory[size:]
+            num_items = tile.stop - tile.start
+            # Where the softmax is torch's own it would copy rows that do not follow one another.
+            size = len(block) * (self.stride if self.are_small else num_items)
+            scores, memory = memory[:size].view(len(block), -1)[:, :num_items], memory[size:]
             yield torch.addmm(bias[tile], block, self.items[tile].T, out=scores)
 
     def _softmax(self, block, memory) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:

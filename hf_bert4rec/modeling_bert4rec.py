@@ -355,7 +355,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         return outputs, with_few_sizes(self.cls.predictions.transform, hidden_states.flatten(0, -2)), chosen
 
     def _both_objectives(self, inputs, labels, causal_rows, kwargs):
-        """Hidden states and their labels: of the rows that see both sides, then of the causal ones."""
+        """Hidden states and their labels: of the rows that predict what is hidden, then of those that predict what is next."""
         states, chosen = [], []
         for predicts_next in (False, True):
             rows = causal_rows.to(torch.bool) == predicts_next

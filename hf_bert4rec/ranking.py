@@ -215,9 +215,8 @@ def top_k_items(
         are_full = not torch.isneginf(best[:, -1]).any()
         scores = forbidden.of_slice_for_all(scores, start) if are_full else forbidden.of_slice(scores, start)
         rivals, tokens = _above_the_last(scores, best[:, -1:], start)
-        if (
-            are_full
-        ):  # little is above the last of a full list: what has been seen leaves it sooner than a copy of the slice
+        if are_full:
+            # Little is above the last of a full list: what has been seen leaves it sooner than a copy of the slice.
             rivals = forbidden.of_some(rivals, tokens, start, stop)
         best, order = _ordered_top_k(torch.cat([best, rivals], 1), k)
         best_tokens = torch.cat([best_tokens, tokens], 1).gather(1, order)  # (batch_size, k)

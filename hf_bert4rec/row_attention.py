@@ -1,7 +1,7 @@
 """
 Attention on a CPU of rows that stand one behind the other, each to itself, without padding: the rows of one length at a time.
 
-All of them are one step of the graph: at the lengths of histories more steps take as long as a fifth of the products. Without
+The lengths together are one step of the graph: one for each would take as long as a fifth of the products. Without
 dropout the way of each length is torch's own. With dropout torch has no fused attention on a CPU, and plain products, whose
 scores exist as a whole, take a fifth off a training step; in bfloat16 torch's is slow, its pass back more than twice as slow as
 in float32.
@@ -38,13 +38,18 @@ def fused_attention(
     Returns:
         `torch.Tensor` of the shape of `query`; 0 behind the rows.
 
+    Raises:
+        ValueError: If rows of a size have no query or no key.
+
     Example:
         >>> one_row = torch.eye(3)[:, None]
         >>> fused_attention(one_row, 99 * one_row, one_row, sizes=[(1, 3, 3)]).argmax(2).tolist()
         [[0], [1], [2]]
     """
+    if any(0 in size for size in sizes):  # torch's would end the process
+        raise ValueError(f"sizes are {list(sizes)}: give at least one row, query and key in each.")
     forward, backward = (partial(way, is_causal=is_causal) for way in (_fused, _fused_backward))
-    return _AttentionByRows.apply(query, key, value, sizes, [None] * len(sizes), forward, backward)
+    return _AttentionByRows.apply(query, key, value, sizes, [forward] * len(sizes), backward)
 
 
 def attention_by_products(
@@ -79,7 +84,8 @@ def attention_by_products(
     scaling = query.shape[2] ** -0.5 if scaling is None else scaling
     # Scaled here, where there are few numbers, and not among the weights.
     scaled = query * scaling, key, value * scale_of_kept(dropout) if dropout else value
-    return _AttentionByRows.apply(*scaled, sizes, biases, partial(_products, dropout=dropout), _products_backward)
+    ways = [partial(_products, bias=bias, dropout=dropout) for bias in biases]
+    return _AttentionByRows.apply(*scaled, sizes, ways, _products_backward)
 
 
 def causal_bias(length: int, like: torch.Tensor) -> torch.Tensor:
@@ -89,19 +95,18 @@ def causal_bias(length: int, like: torch.Tensor) -> torch.Tensor:
 
 class _AttentionByRows(torch.autograd.Function):
     """
-    Calls `forward(queries, keys, values, bias)` for the rows of each size, which gives their output and what `backward(gradients,
-    *saved)` needs to give the three gradients; all are `(rows, heads, length, size)`.
+    Calls for the rows of each size `way(queries, keys, values)`, which gives their output and what `way_back(gradients, *saved)`
+    needs to give the three gradients; all are `(rows, heads, length, size)`.
     """
 
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")  # for the pass back, which shall cast its products as this one does
-    def forward(ctx, query, key, value, sizes, biases, forward, backward):
-        ctx.sizes, ctx.num_keys, ctx.way_back = sizes, len(key), backward
+    def forward(ctx, query, key, value, sizes, ways, way_back):
+        ctx.sizes, ctx.num_keys, ctx.way_back = sizes, len(key), way_back
         output, saved = query.new_empty(query.shape), []
-        for bias, (queries, into, keys, values) in zip(
-            biases, _rows_by_size(sizes, (query, output), (key, value)), strict=True
-        ):
-            found, of_rows = forward(queries, keys, values, bias)
+        pieces = _rows_by_size(sizes, (query, output), (key, value))
+        for way, (queries, into, keys, values) in zip(ways, pieces, strict=True):
+            found, of_rows = way(queries, keys, values)
             into.copy_(found)
             saved.append(of_rows)
         _clear_behind_rows(sizes, (output,), ())
@@ -121,7 +126,7 @@ class _AttentionByRows(torch.autograd.Function):
             for part, of_rows in zip(into, found, strict=True):
                 part.copy_(of_rows)
         _clear_behind_rows(ctx.sizes, (of_query,), of_keys)
-        return of_query, *of_keys, None, None, None, None
+        return of_query, *of_keys, None, None, None
 
 
 def _rows_by_size(
@@ -144,7 +149,8 @@ def _clear_behind_rows(sizes: Sequence[Size], by_query: Sequence[torch.Tensor], 
         states[sum(num_rows * num_keys for num_rows, _, num_keys in sizes) :] = 0
 
 
-def _fused(queries, keys, values, bias, *, is_causal: bool):
+def _fused(queries, keys, values, *, is_causal: bool):
+    queries, keys, values = map(_with_plain_rows, (queries, keys, values))
     found, normalisers = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         queries, keys, values, is_causal=is_causal
     )
@@ -152,10 +158,16 @@ def _fused(queries, keys, values, bias, *, is_causal: bool):
 
 
 def _fused_backward(gradients, *saved, is_causal: bool):
+    gradients = _with_plain_rows(gradients)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(gradients, *saved, 0.0, is_causal)
 
 
-def _products(queries, keys, values, bias, *, dropout: float):
+def _with_plain_rows(states: torch.Tensor) -> torch.Tensor:
+    """As torch's own reads them without a look: the numbers of a vector side by side."""
+    return states if states.stride(-1) == 1 else states.contiguous()
+
+
+def _products(queries, keys, values, *, bias: torch.Tensor | None, dropout: float):
     by_row = queries.shape[:2]  # rows, heads
     queries, keys, values = (states.flatten(0, 1) for states in (queries, keys, values))
     scores = torch.bmm(queries, keys.transpose(1, 2))  # (rows x heads, queries, keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,19 +50,25 @@ NUM_SEEDS = 1 << 32  # that numpy's generator takes
 
 def check_number(field: dataclasses.Field, value: Any):
     r"""
-    Refuse what is no number where the default is one: what compares it later does not name the option.
+    Refuse what is no number, or no whole one, where one is declared: what compares it later does not name the option.
 
     Args:
         field (`dataclasses.Field`): The option.
         value: What it was given.
 
     Raises:
-        ValueError: If it must be a number, and is none.
+        ValueError: If it is not of the kind that is declared.
     """
-    wants_number = isinstance(field.default, numbers.Real) and not isinstance(field.default, bool)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if wants_number and not is_number and not (value is None and "None" in str(field.type)):
-        raise ValueError(f"{field.name} is {value!r}; give a number.")
+    words = set(re.findall(r"\w+", str(field.type)))  # of a text such as "float | None", or of the type itself
+    may_be_none, kinds = (
+        bool(words & {"None", "Optional"}),
+        words - {"None", "NoneType", "Optional", "typing", "class"},
+    )
+    if not kinds or not kinds <= {"int", "float"} or (value is None and may_be_none):
+        return
+    kind = numbers.Real if "float" in kinds else numbers.Integral
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{field.name} is {value!r}; give a {'' if 'float' in kinds else 'whole '}number.")
 
 
 def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArguments:

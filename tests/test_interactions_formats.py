@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from hf_bert4rec.interactions import InteractionData, prepare
+from hf_bert4rec.interactions import InteractionData, load_data, prepare
 
 KEEP_ALL = {"min_user_events": 1, "min_item_events": 1}
 # Not in order of time; ties; ids with leading zeros, spaces, a quote and a comma, any Unicode.
@@ -217,6 +217,20 @@ def test_a_text_read_by_several_threads_keeps_its_order(tmp_path):
     data = prepare(tmp_path / "log.csv", tmp_path / "data", threads=4, **KEEP_ALL)
     item_ids = np.array(data.item_ids.to_pylist(), dtype=np.int64)
     np.testing.assert_array_equal(item_ids[data.history(0)], items)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    (tmp_path / "log.csv").write_text("u,i,t\n" + plain(",", rows=[("u", str(t), t) for t in range(20)]))
+    options = {
+        "user_column": np.int64(0),
+        "item_column": np.int64(1),
+        "time_column": np.int64(2),
+        "threads": np.int64(1),
+    }
+    options |= {"split": "global-time", "validation_share": np.float32(0.25), "min_user_events": np.int64(1)}
+    data = prepare(tmp_path / "log.csv", tmp_path / "data", header=True, **KEEP_ALL | options)
+    assert data.num_items == 20
+    assert load_data(tmp_path / "data").metadata["options"]["validation_share"] == 0.25
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,20 @@ def test_bfloat16_holds_one_block_of_scores_at_most(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab_size", [50, 4096, 8193])
+def test_rows_of_scores_begin_at_lines_of_the_cache_that_are_an_odd_number_apart(dtype, vocab_size):
+    catalogue = losses._Catalogue(torch.randn(vocab_size, 4).to(dtype), torch.randn(vocab_size).to(dtype), False)
+    block = torch.randn(3, 4).to(dtype)
+    memory = block.new_empty(3 * catalogue.stride * len(catalogue.tiles))
+    found = list(catalogue._scores(block, catalogue.bias, memory))
+    for scores in found:
+        lines, rest = divmod(scores.stride(0) * dtype.itemsize, 64)
+        assert (lines % 2, rest, scores.data_ptr() % 64) == (1, 0, 0)
+    expected = block.float() @ catalogue.items.float().T + catalogue.bias.float()
+    torch.testing.assert_close(torch.cat(found, 1).float(), expected, rtol=1e-2, atol=3e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_labels_take_memory_of_one_size_and_in_bfloat16_blocks_of_one_size(monkeypatch, dtype):
     sizes, softmax = [], losses._Catalogue._softmax
     monkeypatch.setattr(losses, "BYTES_PER_BLOCK", 64 * 5000 * dtype.itemsize)

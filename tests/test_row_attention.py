@@ -55,6 +55,24 @@ def test_the_fused_way_hides_newer_keys():
         torch.testing.assert_close(found[start : start + length], expected.transpose(0, 1))
 
 
+def test_the_fused_way_takes_states_of_any_layout():
+    states = states_of_rows()
+    turned = [each.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for each in states]
+    found = fused_attention(*turned, sizes=SIZES)
+    torch.testing.assert_close(found, fused_attention(*states, sizes=SIZES))
+    weights = torch.randn(found.shape[0], found.shape[2], found.shape[1], dtype=found.dtype).transpose(1, 2)
+    found.backward(weights)
+    fused_attention(*states, sizes=SIZES).backward(weights.contiguous())
+    for each, exact in zip(turned, states, strict=True):
+        torch.testing.assert_close(each.grad, exact.grad)
+
+
+@pytest.mark.parametrize("size", [(1, 0, 3), (1, 3, 0), (0, 3, 3)])
+def test_the_fused_way_refuses_what_would_end_the_process(size):
+    with pytest.raises(ValueError, match="give at least one row, query and key in each"):
+        fused_attention(*states_of_rows(), sizes=[size])
+
+
 @pytest.mark.parametrize("attend", [fused_attention, attention_by_products])
 def test_tokens_behind_the_rows_give_nothing_and_get_no_gradient(attend):
     states = states_of_rows()

@@ -71,20 +71,28 @@ def test_a_package_that_an_option_needs_is_named_in_one_line(data, tmp_path, cap
     assert "pip install" in found
 
 
+WITH_FRACTIONS = {"learning_rate", "eval_steps", "num_train_epochs", "mlm_probability", "hidden_dropout_prob"}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("learning_rate", "abc"),
+        ("eval_steps", "x"),
         ("num_train_epochs", None),
         ("mlm_probability", "a"),
-        ("seed", "x"),
-        ("hidden_size", "x"),
         ("hidden_dropout_prob", None),
+        ("seed", "x"),
+        ("seed", 1.5),
+        ("hidden_size", "x"),
+        ("save_total_limit", "x"),
         ("max_steps", True),
         ("per_device_train_batch_size", [128]),
+        ("early_stopping_patience", float("nan")),
     ],
 )
 def test_what_is_no_number_where_one_is_needed_is_refused_by_name(data, tmp_path, name, value):
-    with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(value))}; give a number\.$"):
+    kind = "whole number" if name not in WITH_FRACTIONS else "number"
+    with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(value))}; give a {kind}\.$"):
         train(data, tmp_path / "run", **{name: value})
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -112,29 +113,40 @@ class InteractionOptions:
                 raise ValueError(f"{name} is {given!r}: choose one of {', '.join(choices)}")
             setattr(self, name, given)
         for option in fields(self):
-            given = getattr(self, option.name)
-            if isinstance(given, os.PathLike):
-                setattr(self, option.name, os.fspath(given))
-            elif option.name.endswith("_column") and isinstance(given, int):  # a position, as the number that it is
-                setattr(self, option.name, str(given))
-            elif "str" in option.type and not isinstance(given, str) and not (given is None and "None" in option.type):
-                raise ValueError(f"{option.name} is {given!r}: give a text")
-        for name in ("min_user_events", "min_item_events"):
-            if not isinstance(given := getattr(self, name), int) or given < 0:
-                raise ValueError(f"{name} is {given!r}: give a whole number, 0 or more")
-        if self.min_rating is not None and not (
-            isinstance(self.min_rating, (int, float)) and math.isfinite(self.min_rating)
-        ):
+            given = _plain(getattr(self, option.name))
+            if option.name.endswith("_column") and isinstance(given, int) and not isinstance(given, bool):
+                given = str(given)  # a position, as the number that it is
+            setattr(self, option.name, given)
+            if "str" in option.type and not isinstance(given, str) and not (given is None and "None" in option.type):
+                wanted = "a name or a position" if option.name.endswith("_column") else "a text"
+                raise ValueError(f"{option.name} is {given!r}: give {wanted}")
+        for name, least in (("min_user_events", 0), ("min_item_events", 0), ("threads", 1)):
+            given = getattr(self, name)
+            if given is None and name == "threads":
+                continue
+            if not isinstance(given, int) or isinstance(given, bool) or given < least:
+                raise ValueError(f"{name} is {given!r}: give a whole number, {least} or more")
+        if self.min_rating is not None and not (_is_number(self.min_rating) and math.isfinite(self.min_rating)):
             raise ValueError(f"min_rating is {self.min_rating!r}: give a number, or leave it out")
-        if self.threads is not None and not (isinstance(self.threads, int) and self.threads >= 1):
-            raise ValueError(f"threads is {self.threads!r}: give 1 or more")
         shares = (self.validation_share, self.test_share)
-        are_numbers = all(isinstance(share, (int, float)) for share in shares)
-        if not are_numbers or not (shares[0] > 0 and shares[1] > 0 and sum(shares) < 1):
+        if not all(map(_is_number, shares)) or not (shares[0] > 0 and shares[1] > 0 and sum(shares) < 1):
             raise ValueError(
                 f"validation_share and test_share are {shares[0]!r} and {shares[1]!r}: give two shares above 0 that leave some "
                 "events for training"
             )
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy and paths as Python's own numbers and texts, which JSON can hold."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def with_overrides(options: InteractionOptions | None, overrides: dict[str, Any]) -> InteractionOptions:
