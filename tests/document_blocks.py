@@ -104,7 +104,7 @@ def run_command(words):
         except SystemExit as ended:  # of --help
             assert ended.code == 0, words
     elif words[0] == "torchrun":
-        command = [sys.executable, "-m", "torch.distributed.run", "--master_port", "29637", *words[1:], *SHORT]
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:], *SHORT]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -215,7 +215,7 @@ def test_nothing_is_prepared_for_a_teacher_that_cannot_teach(folder, teacher, tm
 
 def test_a_run_goes_on_with_the_teacher_that_it_was_begun_with(data, teacher, tmp_path):
     changed = shutil.copytree(teacher, tmp_path / "teacher")
-    stop = {"num_train_epochs": 1, "max_grad_norm": "none"}  # fails when training begins
+    stop = {"num_train_epochs": 1, "lr_scheduler_kwargs": {"unheard_of": 1}}  # fails when training begins
     with pytest.raises(TypeError):
         train(data, tmp_path / "run", teacher=changed, **TINY | stop)
     checkpoint = tmp_path / "run.partial" / "checkpoint-1"  # without one a run is begun anew

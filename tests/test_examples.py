@@ -68,7 +68,7 @@ def test_two_processes_train_with_half_of_the_items_each(tmp_path, interaction_l
     data = prepare(interaction_log, tmp_path / "data", min_user_events=1, min_item_events=1)
     config = Bert4RecConfig(vocab_size=data.num_items + 3, max_position_embeddings=10)
     Bert4RecForMaskedLM(config).save_pretrained(tmp_path / "run")
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29627")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     options = ("--data", data.folder, "--model", tmp_path / "run", "--output_dir", tmp_path / "sharded")
     done = run("03_sharded_items.py", tmp_path, *options, launcher=launcher)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -205,7 +205,7 @@ def folder(tmp_path_factory):
         model = model_class(case)(Bert4RecConfig(vocab_size=VOCAB_SIZE, initializer_range=0.2, **SIZES, **options))
         torch.nn.init.normal_(model.get_output_embeddings().bias)
         model.save_pretrained(folder / case / "start")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29623"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [*launcher, __file__, str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

@@ -103,7 +103,7 @@ def test_two_processes_train_and_validate_like_one(data, tmp_path, loss):
     # The mean over more negatives would make gradients of gBCE so small that Adam steps by their rounding too.
     options["num_negatives"] = 256
     train(data, tmp_path / "one", per_device_train_batch_size=16, **options)
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617")
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     options["per_device_train_batch_size"] = 8
     done = in_a_process(data, tmp_path / "two", options, launcher)
     assert done.returncode == 0, done.stderr[-2000:]
