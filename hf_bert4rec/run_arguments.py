@@ -60,10 +60,8 @@ def check_number(field: dataclasses.Field, value: Any):
         ValueError: If it is not of the kind that is declared.
     """
     words = set(re.findall(r"\w+", str(field.type)))  # of a text such as "float | None", or of the type itself
-    may_be_none, kinds = (
-        bool(words & {"None", "Optional"}),
-        words - {"None", "NoneType", "Optional", "typing", "class"},
-    )
+    may_be_none = words & {"None", "Optional"}
+    kinds = words - {"None", "NoneType", "Optional", "typing", "class"}
     if not kinds or not kinds <= {"int", "float"} or (value is None and may_be_none):
         return
     kind = numbers.Real if "float" in kinds else numbers.Integral
