@@ -96,7 +96,7 @@ def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArgu
 def leave_other_processes():
     """
     End what connects this process to others, if anything does. gloo's threads, where they still run when the interpreter ends,
-    abort one in ten processes whose work is done, and the launcher counts the run as failed.
+    now and then abort a process whose work is done, and the launcher counts the run as failed.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
