@@ -57,8 +57,6 @@ def main():
         print(f"{len(rows)} of {model.config.vocab_size} rows in the first process, validation NDCG@10 {ndcg:.3f}")
         tokenizer_of(data).save_pretrained(options.output_dir)
     model.save_pretrained(options.output_dir)  # one checkpoint, which any number of processes loads
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # else threads that still run may abort the process as it ends
 
 
 if __name__ == "__main__":

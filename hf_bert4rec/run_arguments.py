@@ -86,13 +86,13 @@ def training_arguments(overrides: dict[str, Any], partial: Path) -> TrainingArgu
             `accelerate.ParallelismConfig`.
     """
     _check_accelerate(overrides)
-    atexit.register(leave_other_processes)
     has_accelerator = torch.accelerator.is_available()
     # `TrainingArguments` refuses bf16 without an accelerator unless it is told that the CPU is meant.
     machine = {"dataloader_pin_memory": has_accelerator, "use_cpu": not has_accelerator}
     return TrainingArguments(str(partial), **RUN_DEFAULTS | FIXED_ARGUMENTS | machine | overrides)
 
 
+@atexit.register
 def leave_other_processes():
     """
     End what connects this process to others, if anything does. gloo's threads, where they still run when the interpreter ends,

@@ -1,6 +1,8 @@
 """What a run cannot go through with is said in one line before anything is written."""
 
 import re
+import subprocess
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -96,3 +98,18 @@ def test_what_is_no_number_where_one_is_needed_is_refused_by_name(data, tmp_path
     with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(value))}; give a {kind}\.$"):
         train(data, tmp_path / "run", **{name: value})
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+LEAVES = """
+import torch
+import hf_bert4rec
+group = torch.distributed
+group.init_process_group("gloo", rank=0, world_size=1, store=group.HashStore())
+leave = group.destroy_process_group
+group.destroy_process_group = lambda: (leave(), print("left"))
+"""
+
+
+def test_a_process_leaves_its_group_before_it_ends():
+    done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, check=True)
+    assert done.stdout == "left\n"
